@@ -1,0 +1,1 @@
+//! Pure reconcile functions and the loops that run them.

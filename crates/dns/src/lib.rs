@@ -1,0 +1,1 @@
+//! Names, zone, answers, cache as data; then sockets.

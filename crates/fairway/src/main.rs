@@ -1,0 +1,3 @@
+//! The `fairway` command: command line and wiring, nothing clever.
+
+fn main() {}

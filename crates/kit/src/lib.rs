@@ -1,0 +1,20 @@
+//! What every shell needs and no decision: API client, watches turned into snapshots, shutdown, metrics, health, logging.
+//!
+//! Shells (`node`, `pods`, `dns`, `gateway`, `controllers`, `local`) meet only here. Nothing in this crate knows what a Service means.
+//!
+//! - [`client`]: a [`kube::Client`] from a kubeconfig file or from the pod's service account.
+//! - [`watch`]: one kind watched, relisted and backed off by kube-rs, delivered as an immutable [`watch::Snapshot`] that is replaced
+//!   atomically; whoever waits learns that there is a newer one, bursts coalesce by themselves.
+//! - [`shutdown`]: who triggers, who waits, who holds the process open.
+//! - [`admin`]: `/healthz`, `/readyz` and `/metrics` on their own port.
+//! - [`logging`]: one format for all roles.
+
+pub mod admin;
+pub mod client;
+pub mod logging;
+pub mod shutdown;
+pub mod watch;
+
+pub use client::{ClientError, ClientSource, connect};
+pub use shutdown::{Shutdown, Trigger};
+pub use watch::{Snapshot, Watched};

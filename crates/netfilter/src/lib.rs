@@ -1,0 +1,1 @@
+//! Typed nftables objects and transactions over netlink.

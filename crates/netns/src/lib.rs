@@ -1,0 +1,1 @@
+//! Network namespaces, links, addresses and routes.

@@ -1,0 +1,1 @@
+//! The node agent: Services and announcements into one kernel.

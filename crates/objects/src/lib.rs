@@ -1,0 +1,1 @@
+//! Kubernetes object semantics: the schema registry and all that derives from it.

@@ -1,0 +1,1 @@
+//! Local pods: namespaces, processes, probes, volumes, images, logs.

@@ -1,0 +1,1 @@
+//! Network tests as code: parse, run, report.

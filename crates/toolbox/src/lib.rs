@@ -1,0 +1,1 @@
+//! The built-in image: echo servers, a client, DNS lookup.
