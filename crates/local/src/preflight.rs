@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use fairway_netns::{Links, Netns, Veth, read_sysctl};
 use ipnet::{IpNet, Ipv4Net};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+};
 
 use crate::lock::SupervisorLock;
 use crate::settings::{Range, Settings};
@@ -18,7 +20,9 @@ pub enum Problem {
     #[error("not root: network namespaces need it; run it again with sudo")]
     NotRoot,
     /// Another supervisor has the cluster.
-    #[error("cluster {name} is running already (process {pid}); see it with fairway status, stop it with fairway down")]
+    #[error(
+        "cluster {name} is running already (process {pid}); see it with fairway status, stop it with fairway down"
+    )]
     Running {
         /// The cluster.
         name: String,
@@ -136,7 +140,11 @@ fn ranges_in_use(settings: &Settings) -> Vec<Problem> {
         Ok(found) => found,
         Err(error) => {
             let remedy = "route netlink is needed to see which addresses are in use";
-            return vec![Problem::Kernel { feature: "usable route table", reason: error.to_string(), remedy }];
+            return vec![Problem::Kernel {
+                feature: "usable route table",
+                reason: error.to_string(),
+                remedy,
+            }];
         }
     };
     let in_use = |(range, net)| {
@@ -193,7 +201,8 @@ fn unusable_directory(path: &Path, flag: &'static str) -> Option<Problem> {
     let nearest = path.ancestors().find(|ancestor| std::fs::symlink_metadata(ancestor).is_ok())?;
     let outcome = tempfile_in(nearest);
     outcome.err().map(|error| {
-        let reason = if nearest == path { error.to_string() } else { format!("{}: {error}", nearest.display()) };
+        let reason =
+            if nearest == path { error.to_string() } else { format!("{}: {error}", nearest.display()) };
         Problem::Directory { path: path.to_owned(), reason, flag }
     })
 }

@@ -61,7 +61,9 @@ pub(crate) fn marked(cluster: &ClusterName) -> io::Result<Vec<Process>> {
     let spared = ancestry();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         if spared.contains(&pid) || !is_marked(pid, cluster) {
             continue;
         }

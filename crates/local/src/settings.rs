@@ -21,7 +21,9 @@ const NODE_POD_PREFIX: u8 = 24;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// The name would not do as part of namespace, link and table names.
-    #[error("cluster name {name:?}: use 1 to 40 lower-case letters, digits and '-', beginning and ending with a letter or digit")]
+    #[error(
+        "cluster name {name:?}: use 1 to 40 lower-case letters, digits and '-', beginning and ending with a letter or digit"
+    )]
     Name {
         /// The name given.
         name: String,
@@ -150,7 +152,8 @@ impl ClusterName {
     /// Whether a network namespace is one of this cluster: `fw-<name>-node-<number>` or `fw-<name>-p-<8 hex digits>`, exactly, so that
     /// a cluster `a` never takes what belongs to a cluster `a-b`.
     pub fn owns_namespace(&self, namespace: &str) -> bool {
-        let Some(rest) = namespace.strip_prefix("fw-").and_then(|rest| rest.strip_prefix(self.as_str())) else {
+        let Some(rest) = namespace.strip_prefix("fw-").and_then(|rest| rest.strip_prefix(self.as_str()))
+        else {
             return false;
         };
         let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -212,13 +215,18 @@ impl Networks {
         pods: Ipv4Net,
         services: Ipv4Net,
     ) -> Result<Self, SettingsError> {
-        let [underlay, load_balancers, pods, services] = [underlay, load_balancers, pods, services].map(|net| net.trunc());
+        let [underlay, load_balancers, pods, services] =
+            [underlay, load_balancers, pods, services].map(|net| net.trunc());
         let refused = |range, net, rule| Err(SettingsError::Range { range, net, rule });
         if !(16..=28).contains(&underlay.prefix_len()) {
             return refused(Range::Underlay, underlay, "the prefix length has to be 16 to 28");
         }
         if !underlay.contains(&load_balancers) || load_balancers.contains(&underlay.network()) {
-            return refused(Range::LoadBalancers, load_balancers, "it has to lie inside the underlay, above its first addresses");
+            return refused(
+                Range::LoadBalancers,
+                load_balancers,
+                "it has to lie inside the underlay, above its first addresses",
+            );
         }
         if pods.prefix_len() > 22 || pods.prefix_len() < 8 {
             return refused(Range::Pods, pods, "the prefix length has to be 8 to 22, for a /24 on each node");
@@ -510,21 +518,27 @@ fn port(port: u16) -> Result<NonZeroU16, SettingsError> {
 fn networks_of(flags: &Flags) -> Result<Networks, SettingsError> {
     let defaults = Networks::default();
     let underlay = flags.underlay.unwrap_or(defaults.underlay).trunc();
-    let upper_half = underlay.subnets(underlay.prefix_len().saturating_add(1).min(32)).ok().and_then(Iterator::last);
+    let upper_half =
+        underlay.subnets(underlay.prefix_len().saturating_add(1).min(32)).ok().and_then(Iterator::last);
     let load_balancers = flags.load_balancers.or(upper_half).unwrap_or(defaults.load_balancers);
     let pods = flags.pods.unwrap_or(defaults.pods);
     Networks::check(underlay, load_balancers, pods, flags.services.unwrap_or(defaults.services))
 }
 
 fn domain_of(flags: &Flags) -> Result<String, SettingsError> {
-    let domain = flags.domain.as_deref().unwrap_or("cluster.local").trim_end_matches('.').to_ascii_lowercase();
+    let domain =
+        flags.domain.as_deref().unwrap_or("cluster.local").trim_end_matches('.').to_ascii_lowercase();
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if domain.len() <= 200 && domain.split('.').all(label) { Ok(domain) } else { Err(SettingsError::Domain { domain }) }
+    if domain.len() <= 200 && domain.split('.').all(label) {
+        Ok(domain)
+    } else {
+        Err(SettingsError::Domain { domain })
+    }
 }
 
 fn refuse_conflicts(saved: &Settings, flags: &Flags) -> Result<(), SettingsError> {
