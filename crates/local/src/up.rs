@@ -107,7 +107,9 @@ fn forget_first_start(directories: &Directories) {
     for directory in [directories.pki(), state.join("store"), state.join("nodes")] {
         let _ = std::fs::remove_dir_all(directory);
     }
-    let _ = std::fs::remove_dir(state);
+    for directory in [state.join("images"), state.clone()] {
+        let _ = std::fs::remove_dir(directory);
+    }
 }
 
 async fn supervise<R>(
