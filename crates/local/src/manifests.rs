@@ -3,6 +3,8 @@
 //! They are YAML files, so that they can be read like the manifests of any cluster; what depends on the settings is set in the parsed
 //! objects, never in the text.
 
+use std::time::Duration;
+
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -15,6 +17,10 @@ const FILES: [(&str, &str); 2] = [
     ("dns.yaml", include_str!("manifests/dns.yaml")),
     ("gateway.yaml", include_str!("manifests/gateway.yaml")),
 ];
+
+/// A request that did not get through is sent again this often, this long apart.
+const ATTEMPTS_MAX: u32 = 50;
+const RETRY: Duration = Duration::from_millis(100);
 
 /// The label of all system pods.
 pub(crate) const SYSTEM_SELECTOR: &str = "app.kubernetes.io/part-of=fairway";
@@ -75,7 +81,29 @@ pub(crate) async fn apply(client: &Client, objects: Vec<DynamicObject>) -> Resul
     Ok(applied)
 }
 
+/// A server that is being restarted is tried again; what it refuses is refused.
 async fn apply_one(client: &Client, object: DynamicObject) -> Result<DynamicObject, Error> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match try_apply(client, object.clone()).await {
+            Err(Error::Object { source, .. }) if attempt < ATTEMPTS_MAX && is_passing(&source) => {
+                tokio::time::sleep(RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the same request may succeed a moment later.
+fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 409 || status.code == 429 || status.code >= 500,
+        _ => true,
+    }
+}
+
+async fn try_apply(client: &Client, object: DynamicObject) -> Result<DynamicObject, Error> {
     let resource = resource_of(&object);
     let name = object.metadata.name.clone().unwrap_or_default();
     let api: Api<DynamicObject> = match &object.metadata.namespace {

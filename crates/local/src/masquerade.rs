@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use fairway_netfilter::object::NameError;
 use fairway_netfilter::{
-    Base, Chain, ChainKind, Command, Comment, Error as NftError, Family, Field, Hook, Name, Relation, Rule,
-    Socket, Statement, Table, TableId, Transaction,
+    Base, Chain, ChainKind, Command, Comment, Family, Field, Hook, Name, Relation, Rule, Socket, Statement,
+    Table, TableId, Transaction,
 };
 use fairway_netns::Netns;
 use ipnet::Ipv4Net;
@@ -48,8 +48,11 @@ pub(crate) fn remove(name: &ClusterName) -> Result<bool, Error> {
 pub(crate) fn probe(netns: &Netns) -> Result<(), String> {
     let id = TableId { family: Family::Ip, name: Name::fixed("fairway-probe") };
     let net = Ipv4Net::new_assert([192, 0, 2, 0].into(), 24);
-    let commit = || -> Result<(), NftError> { Socket::open()?.commit(&[replacement(id, &[net])]) };
-    netns.run(|| commit().map_err(io::Error::other)).map_err(|error| error.to_string())
+    let commit = || {
+        let mut socket = Socket::open().map_err(io::Error::other)?;
+        socket.commit(&[replacement(id, &[net])]).map_err(io::Error::other)
+    };
+    netns.run(commit).map_err(|error| error.to_string())
 }
 
 fn failed(name: &ClusterName, action: &'static str, reason: &dyn std::error::Error) -> Error {

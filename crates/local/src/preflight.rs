@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use fairway_netns::{Links, Netns, Veth, read_sysctl};
+use fairway_netns::{Links, Netns, Veth, write_sysctl};
 use ipnet::{IpNet, Ipv4Net};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
@@ -120,8 +120,9 @@ fn kernel_features() -> Vec<Problem> {
             }
         }
     }
-    if let Err(error) = read_sysctl(&netns, "net/ipv4/ip_forward") {
-        problems.push(missing("IPv4 forwarding", error.to_string(), "mount /proc, with /proc/sys writable"));
+    if let Err(error) = write_sysctl(&netns, "net/ipv4/ip_forward", "1") {
+        let remedy = "mount /proc with /proc/sys writable (in a container: run it privileged)";
+        problems.push(missing("way to set IPv4 forwarding", error.to_string(), remedy));
     }
     if let Err(reason) = crate::masquerade::probe(&netns) {
         problems.push(missing("nftables with NAT", reason, modules));

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fairway_kit::{ClientSource, Shutdown, Snapshot, connect, watch};
+use fairway_kit::{ClientSource, Shutdown, Snapshot, connect, shutdown, watch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::api::{Api, DynamicObject};
@@ -31,21 +31,35 @@ pub(crate) async fn wait(
     started: Timestamp,
     reporter: &Reporter,
     missing: &Missing,
-    shutdown: &Shutdown,
 ) -> Result<String, Error> {
     missing.send_replace(vec!["the API server to answer".to_owned()]);
     let client = connect(&ClientSource::Kubeconfig(settings.directories.kubeconfig()), "fairway-up").await?;
     wait_for_api(&client).await;
     reporter.done(format!("API server answers on https://{}", settings.api_address()));
 
-    let everywhere = |client: &Client| Api::<Pod>::all(client.clone());
-    let config = watcher::Config::default;
-    let mut nodes = watch::watch(Api::<Node>::all(client.clone()), config(), shutdown.clone());
-    let mut pods = watch::watch(everywhere(&client), config().labels(SYSTEM_SELECTOR), shutdown.clone());
-    let services = Api::<Service>::namespaced(client.clone(), GATEWAY_SERVICE.0);
-    let mut services = watch::watch(services, config().labels(SYSTEM_SELECTOR), shutdown.clone());
+    // The watches end with this function.
+    let (trigger, shutdown) = shutdown::channel();
+    let address = wait_for_objects(settings, started, reporter, missing, &client, &shutdown).await;
+    trigger.stop(Duration::ZERO).await;
+    address
+}
 
-    let applied = manifests::apply(&client, manifests::system_objects(settings)?).await?;
+async fn wait_for_objects(
+    settings: &Settings,
+    started: Timestamp,
+    reporter: &Reporter,
+    missing: &Missing,
+    client: &Client,
+    shutdown: &Shutdown,
+) -> Result<String, Error> {
+    let system = || watcher::Config::default().labels(SYSTEM_SELECTOR);
+    let services = Api::<Service>::namespaced(client.clone(), GATEWAY_SERVICE.0);
+    let mut nodes =
+        watch::watch(Api::<Node>::all(client.clone()), watcher::Config::default(), shutdown.clone());
+    let mut pods = watch::watch(Api::<Pod>::all(client.clone()), system(), shutdown.clone());
+    let mut services = watch::watch(services, system(), shutdown.clone());
+
+    let applied = manifests::apply(client, manifests::system_objects(settings)?).await?;
     let wanted = wanted_pods(&applied);
     let mut steps = Steps::default();
     loop {

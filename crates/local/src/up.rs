@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fairway_kit::{Shutdown, shutdown};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
@@ -46,8 +45,8 @@ pub fn up(request: &UpRequest, reporter: &Reporter) -> Result<(), Error> {
         return Err(Error::Preflight(problems));
     }
     let table = roles(&settings, &request.executable);
-    run(&settings, table, reporter, async |started, missing: &Missing, shutdown: &Shutdown| {
-        readiness::wait(&settings, started, reporter, missing, shutdown).await.map(Some)
+    run(&settings, table, reporter, async |started, missing: &Missing| {
+        readiness::wait(&settings, started, reporter, missing).await.map(Some)
     })
 }
 
@@ -67,7 +66,7 @@ pub fn settle(name: &ClusterName, roots: &Roots, flags: &Flags) -> Result<Settin
 /// Everything after the checks. `ready` says when the cluster is up, and the gateway's address.
 fn run<R>(settings: &Settings, table: Vec<Role>, reporter: &Reporter, ready: R) -> Result<(), Error>
 where
-    R: AsyncFnOnce(Timestamp, &Missing, &Shutdown) -> Result<Option<String>, Error>,
+    R: AsyncFnOnce(Timestamp, &Missing) -> Result<Option<String>, Error>,
 {
     let directories = &settings.directories;
     let lock = match SupervisorLock::try_take(&directories.lock_file())? {
@@ -119,24 +118,25 @@ async fn supervise<R>(
     ready: R,
 ) -> Result<(), Error>
 where
-    R: AsyncFnOnce(Timestamp, &Missing, &Shutdown) -> Result<Option<String>, Error>,
+    R: AsyncFnOnce(Timestamp, &Missing) -> Result<Option<String>, Error>,
 {
     let mut signals = StopSignals::new()?;
     let started = Timestamp::now();
     blocking_clean(settings, reporter).await?;
     let mut supervisor = Supervisor::new(settings, reporter)?;
-    let (watches, shutdown) = shutdown::channel();
     let served = async {
         start_roles(settings, table, &mut supervisor, reporter).await?;
-        let gateway = wait_ready(settings, &mut supervisor, &mut signals, ready, started, &shutdown).await?;
+        let gateway = wait_ready(settings, &mut supervisor, &mut signals, ready, started).await?;
         supervisor.ready();
+        if let Some(text) = host::warning() {
+            reporter.report(EventKind::Warning { text });
+        }
         reporter.report(EventKind::Ready(summary(settings, gateway)));
         signals.next().await;
         reporter.report(EventKind::Stopping);
         Ok(())
     }
     .await;
-    watches.stop(Duration::ZERO).await;
     let patient = served.is_ok();
     let grace = |phase| if patient { stop_grace(phase) } else { Duration::ZERO };
     tokio::select! {
@@ -239,14 +239,13 @@ async fn wait_ready<R>(
     signals: &mut StopSignals,
     ready: R,
     started: Timestamp,
-    shutdown: &Shutdown,
 ) -> Result<Option<String>, Error>
 where
-    R: AsyncFnOnce(Timestamp, &Missing, &Shutdown) -> Result<Option<String>, Error>,
+    R: AsyncFnOnce(Timestamp, &Missing) -> Result<Option<String>, Error>,
 {
     let (missing, waiting_for) = tokio::sync::watch::channel(Vec::new());
     tokio::select! {
-        gateway = ready(started, &missing, shutdown) => gateway,
+        gateway = ready(started, &missing) => gateway,
         failure = supervisor.failure() => Err(failure),
         () = signals.next() => Err(Error::Interrupted),
         () = tokio::time::sleep(READY_LIMIT) => {

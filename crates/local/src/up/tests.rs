@@ -135,7 +135,7 @@ fn a_cluster_comes_up_is_kept_running_and_leaves_only_its_state() {
     let (reporter, seen) = scratch.events();
     let table = stand_ins(settings, "echo started; exec sleep 1000");
     let events = seen.clone();
-    let outcome = run(settings, table, &reporter, async |_, _: &Missing, _: &Shutdown| {
+    let outcome = run(settings, table, &reporter, async |_, _: &Missing| {
         let restarted =
             || events.lock().unwrap().iter().any(|event| matches!(event, EventKind::Restarted { .. }));
         wait_until(|| running(settings).len() == 5).await;
@@ -156,7 +156,6 @@ fn a_cluster_comes_up_is_kept_running_and_leaves_only_its_state() {
             .await;
         Ok(Some("192.0.2.1".into()))
     });
-    drop(reporter);
     outcome.unwrap();
     let seen = seen.lock().unwrap();
     assert!(matches!(seen.last(), Some(EventKind::Stopped)), "{seen:?}");
@@ -180,10 +179,8 @@ fn a_role_that_does_not_come_up_ends_the_start_with_its_log_and_leaves_nothing()
     let (reporter, _) = scratch.events();
     let mut table = stand_ins(&scratch.settings, "exec sleep 1000");
     table[0].arguments = vec!["-c".into(), "echo the store is broken >&2; exit 3".into()];
-    let error = run(&scratch.settings, table, &reporter, async |_, _: &Missing, _: &Shutdown| {
-        std::future::pending().await
-    })
-    .unwrap_err();
+    let error = run(&scratch.settings, table, &reporter, async |_, _: &Missing| std::future::pending().await)
+        .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("apiserver ended 5 times") && text.contains("exit status: 3"), "{text}");
     assert!(text.contains("the store is broken"), "{text}");
@@ -200,7 +197,7 @@ fn a_role_that_ignores_the_stop_is_killed_and_an_interrupted_start_leaves_nothin
     let settings = &scratch.settings;
     let (reporter, _) = scratch.events();
     let table = stand_ins(settings, "trap '' TERM; while :; do sleep 1000; done");
-    let outcome = run(settings, table, &reporter, async |_, _: &Missing, _: &Shutdown| {
+    let outcome = run(settings, table, &reporter, async |_, _: &Missing| {
         wait_until(|| running(settings).len() == 5).await;
         stop_self();
         std::future::pending().await
@@ -240,7 +237,7 @@ fn stand_in_supervisor() {
     let roots = Roots { state: Path::new(&root).join("state"), run: Path::new(&root).join("run") };
     let settings = settings(&name, &roots);
     let table = stand_ins(&settings, "exec sleep 1000");
-    run(&settings, table, &Reporter::json_lines(), async |_, _: &Missing, _: &Shutdown| {
+    run(&settings, table, &Reporter::json_lines(), async |_, _: &Missing| {
         wait_until(|| running(&settings).len() == 5).await;
         Ok(None)
     })
@@ -299,7 +296,7 @@ fn what_a_killed_supervisor_leaves_is_removed_by_the_next_start_and_by_down() {
         if next == "up" {
             let (reporter, seen) = scratch.events();
             let table = stand_ins(settings, "exec sleep 1000");
-            let outcome = run(settings, table, &reporter, async |_, _: &Missing, _: &Shutdown| {
+            let outcome = run(settings, table, &reporter, async |_, _: &Missing| {
                 stop_self();
                 std::future::pending().await
             });
@@ -346,4 +343,36 @@ fn a_range_in_use_is_found_before_anything_is_touched() {
     assert_eq!(text.len(), 1, "{text:?}");
     assert!(text[0].contains(&other.name.bridge()) && text[0].contains("--underlay"), "{text:?}");
     assert_eq!(traces(&taken), Vec::<String>::new());
+}
+
+#[test]
+fn a_detached_supervisor_shows_its_progress_and_is_left_running_when_ready() {
+    let scratch = Scratch::new("detach");
+    let settings = &scratch.settings;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let reporter = Reporter::new(move |event: Event| log.lock().unwrap().push(event.kind));
+    let program = Path::new("/usr/bin/env");
+    let test = std::env::current_exe().unwrap();
+    let arguments = [
+        format!("FAIRWAY_TEST_ROOT={}", scratch.roots.state.parent().unwrap().display()),
+        format!("FAIRWAY_TEST_NAME={}", settings.name),
+        test.display().to_string(),
+        "--exact".into(),
+        "up::tests::stand_in_supervisor".into(),
+        "--nocapture".into(),
+    ];
+    let arguments = arguments.map(std::ffi::OsString::from);
+    crate::up_detached(program, &arguments, &settings.directories, &reporter).unwrap();
+    let pid = SupervisorLock::holder(&settings.directories.lock_file()).unwrap();
+    let session = nix::unistd::getsid(Some(Pid::from_raw(pid.try_into().unwrap()))).unwrap();
+    assert_ne!(session, nix::unistd::getsid(None).unwrap(), "it must outlive this terminal");
+    assert!(matches!(seen.lock().unwrap().last(), Some(EventKind::Ready(_))));
+    assert_eq!(running(settings).len(), 5);
+
+    let again =
+        crate::up_detached(program, &arguments, &settings.directories, &reporter).unwrap_err().to_string();
+    assert!(again.contains("ended (exit status: 101)") && again.contains("supervisor.log"), "{again}");
+    assert_eq!(down(&settings.name, &scratch.roots, State::Keep).unwrap().supervisor, Some(pid));
+    assert_eq!(traces(settings), Vec::<String>::new());
 }
