@@ -64,16 +64,6 @@ pub(crate) fn restore_forwarding(directories: &Directories) -> Result<(), Error>
     Ok(())
 }
 
-/// What in the host's own packet filter may get in the way; it is the administrator's, so it is told and left alone.
-pub(crate) fn warning() -> Option<String> {
-    let bridged = read_sysctl(&Netns::host().ok()?, "net/bridge/bridge-nf-call-iptables").ok()?;
-    (bridged == "1").then(|| {
-        "this machine sends bridged packets through its own packet filter (net.bridge.bridge-nf-call-iptables=1, set by container \
-         engines); if nodes cannot reach each other, switch it off with sysctl -w net.bridge.bridge-nf-call-iptables=0"
-            .to_owned()
-    })
-}
-
 fn read_before(run: &Path) -> Option<Before> {
     serde_json::from_slice(&std::fs::read(before_file(run)).ok()?).ok()
 }

@@ -2,7 +2,8 @@
 //!
 //! Every call may be repeated: it makes what is missing and leaves what is there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use fairway_netns::{Error, Links, Mac, Netns, Route, RouteKind, Veth, write_sysctl};
 use ipnet::{IpNet, Ipv4Net};
@@ -11,6 +12,11 @@ use crate::settings::{ClusterName, NODES_MAX, Node, Settings};
 
 /// The node's end of its link.
 const NODE_LINK: &str = "eth0";
+
+/// The port of the discard service (RFC 863), on which nothing listens any more.
+const DISCARD_PORT: u16 = 9;
+/// Between two namespaces of one machine an answer takes less than a millisecond.
+const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a node's kernel has to do. The values of a new namespace are copied from the host, which may have any.
 const NODE_SYSCTLS: [(&str, &str); 6] = [
@@ -70,6 +76,19 @@ pub(crate) fn create_node(settings: &Settings, node: &Node) -> Result<(), Error>
         write_sysctl(&netns, key, value)?;
     }
     host.replace_route(&route_to_pods(node))
+}
+
+/// Whether packets pass between nodes, found out by sending some: a packet filter of the host can be in the way of bridged packets
+/// too. A closed port that refuses is as good an answer as any.
+pub(crate) fn nodes_reach_each_other(settings: &Settings) -> Result<bool, Error> {
+    let nodes = settings.nodes();
+    let [from, to, ..] = nodes.as_slice() else { return Ok(true) };
+    let target = SocketAddr::from((to.address, DISCARD_PORT));
+    let answer = Netns::open(&from.netns)?.run(|| TcpStream::connect_timeout(&target, PROBE_LIMIT));
+    Ok(match answer {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+    })
 }
 
 /// The pods of the other nodes through those nodes, everything else through the host.

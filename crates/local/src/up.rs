@@ -22,6 +22,10 @@ use crate::{files, host, kubeconfig, log, masquerade, pki, underlay};
 /// A cluster that is not ready within this is given up.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
+const UNREACHABLE_NODES: &str = "the nodes do not reach each other: a packet filter of this machine drops what the bridge forwards, so \
+    pods on different nodes will not either; allow it there (iptables -I FORWARD -i fw-+ -o fw-+ -j ACCEPT) or keep bridged packets \
+    out of it (sysctl -w net.bridge.bridge-nf-call-iptables=0)";
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct UpRequest {
@@ -128,9 +132,6 @@ where
         start_roles(settings, table, &mut supervisor, reporter).await?;
         let gateway = wait_ready(settings, &mut supervisor, &mut signals, ready, started).await?;
         supervisor.ready();
-        if let Some(text) = host::warning() {
-            reporter.report(EventKind::Warning { text });
-        }
         reporter.report(EventKind::Ready(summary(settings, gateway)));
         signals.next().await;
         reporter.report(EventKind::Stopping);
@@ -222,6 +223,10 @@ async fn start_roles(
     };
     futures::try_join!(way_out, nodes)?;
     reporter.done(format!("{} nodes", settings.nodes().len()));
+    let probed = settings.clone();
+    if !blocking(move || underlay::nodes_reach_each_other(&probed)).await? {
+        reporter.report(EventKind::Warning { text: UNREACHABLE_NODES.to_owned() });
+    }
     Ok(())
 }
 

@@ -140,12 +140,21 @@ fn a_cluster_comes_up_is_kept_running_and_leaves_only_its_state() {
             || events.lock().unwrap().iter().any(|event| matches!(event, EventKind::Restarted { .. }));
         wait_until(|| running(settings).len() == 5).await;
 
+        assert!(underlay::nodes_reach_each_other(settings).unwrap());
         let host = Netns::host().unwrap();
         let nodes = settings.nodes();
         let [one, two] = [0, 1].map(|index: usize| Netns::open(&nodes[index].netns).unwrap());
         assert_eq!(talk(&one, &two, nodes[1].address), ("hello".into(), nodes[0].address.into()));
         assert_eq!(talk(&two, &host, settings.host_address()), ("hello".into(), nodes[1].address.into()));
         assert_eq!(talk(&host, &one, nodes[0].address), ("hello".into(), settings.host_address().into()));
+
+        one.run(|| {
+            Command::new("nft")
+                .arg("add table ip t; add chain ip t in { type filter hook input priority 0; policy drop; }")
+                .status()
+        })
+        .unwrap();
+        assert!(!underlay::nodes_reach_each_other(settings).unwrap(), "no answer is no reach");
 
         let agent = pid_of(settings, "node", "node-1").unwrap();
         assert_eq!(Netns::of_pid(agent).unwrap(), one, "an agent runs in its node's namespace");
