@@ -10,6 +10,7 @@ use nix::sys::socket::{
 };
 
 use crate::lock::SupervisorLock;
+use crate::process;
 use crate::settings::{Range, Settings};
 use crate::underlay::{conflict, owned_links};
 
@@ -90,7 +91,7 @@ pub fn preflight(settings: &Settings) -> Vec<Problem> {
     }
     let mut problems = kernel_features();
     problems.extend(ranges_in_use(settings));
-    problems.extend(port_taken(settings.api_address()));
+    problems.extend(port_taken_by_others(settings));
     problems.extend(unusable_directory(&directories.state, "--state-dir"));
     problems.extend(unusable_directory(&directories.run, "--run-dir"));
     problems
@@ -183,6 +184,15 @@ fn host_networks(settings: &Settings) -> Result<(Taken, Vec<String>), fairway_ne
         taken.push((route.destination, link));
     }
     Ok((taken, own))
+}
+
+/// The API server of a crashed run is no problem: it is ended before the port is needed.
+fn port_taken_by_others(settings: &Settings) -> Option<Problem> {
+    let address = settings.api_address();
+    port_taken(address)?;
+    let leftovers = process::marked(&settings.name).unwrap_or_default();
+    // Without leftovers the port may have come free just now, when the last of them died.
+    if leftovers.is_empty() { port_taken(address) } else { None }
 }
 
 /// Binds where the API server will listen. The address need not exist yet; a listener on all addresses is met all the same.

@@ -340,6 +340,19 @@ fn clusters_with_other_names_and_ranges_live_side_by_side() {
 }
 
 #[test]
+fn a_taken_port_is_a_problem_unless_a_leftover_has_it() {
+    let scratch = Scratch::new("port");
+    let mut settings = scratch.settings.clone();
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    settings.api_port = listener.local_addr().unwrap().port().try_into().unwrap();
+    assert!(matches!(preflight(&settings).as_slice(), [Problem::PortTaken { .. }]));
+    let mut leftover = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+    assert_eq!(preflight(&settings), []);
+    leftover.kill().unwrap();
+    leftover.wait().unwrap();
+}
+
+#[test]
 fn a_range_in_use_is_found_before_anything_is_touched() {
     let scratch = Scratch::new("range");
     let other = settings(&format!("{}0", scratch.settings.name), &scratch.roots);
