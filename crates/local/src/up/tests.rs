@@ -115,6 +115,16 @@ fn traces(settings: &Settings) -> Vec<String> {
     found
 }
 
+/// A process of the cluster that no supervisor started.
+fn spawn_orphan(settings: &Settings) -> std::process::Child {
+    let child = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+    // While it executes it shows no environment.
+    let is_seen =
+        || crate::process::marked(&settings.name).unwrap().iter().any(|process| process.pid == child.id());
+    assert!((0..1000).any(|_| is_seen()));
+    child
+}
+
 /// Sends a word from a namespace to an address and returns what arrived and from whom.
 fn talk(from: &Netns, to: &Netns, address: Ipv4Addr) -> (String, std::net::IpAddr) {
     let listener = to.run(|| TcpListener::bind((address, 0))).unwrap();
@@ -293,7 +303,7 @@ fn what_a_killed_supervisor_leaves_is_removed_by_the_next_start_and_by_down() {
         let agents: Vec<Process> =
             running(settings).iter().filter_map(|role| Process::open(role.pid)).collect();
         // A process of a pod does not die with the supervisor.
-        let mut orphan = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+        let mut orphan = spawn_orphan(settings);
         kill(Pid::from_raw(supervisor.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
         supervisor.wait().unwrap();
         assert!(
@@ -346,7 +356,7 @@ fn a_taken_port_is_a_problem_unless_a_leftover_has_it() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     settings.api_port = listener.local_addr().unwrap().port().try_into().unwrap();
     assert!(matches!(preflight(&settings).as_slice(), [Problem::PortTaken { .. }]));
-    let mut leftover = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+    let mut leftover = spawn_orphan(&settings);
     assert_eq!(preflight(&settings), []);
     leftover.kill().unwrap();
     leftover.wait().unwrap();
