@@ -1,1 +1,4 @@
 //! The embedded Kubernetes-compatible API server.
+
+pub mod allocations;
+pub mod store;
