@@ -26,6 +26,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use log::event_line;
 pub use log::{Change, Compacted, Event, Log};
 pub use metrics::Metrics;
 pub use object::{Collection, Key, Object};

@@ -62,7 +62,7 @@ impl State {
         self.revision = self.revision.max(object.revision());
         let old =
             self.collections.entry(collection.clone()).or_default().insert(key.clone(), Arc::clone(&object));
-        self.allocations.replace(collection, &key, old.as_deref(), Some(&object));
+        self.allocations.replace(collection, old.as_deref(), Some(&object));
         old
     }
 
@@ -75,7 +75,7 @@ impl State {
     ) -> Option<Arc<Object>> {
         self.revision = self.revision.max(revision);
         let old = self.collections.get_mut(collection)?.remove(key)?;
-        self.allocations.replace(collection, key, Some(&old), None);
+        self.allocations.replace(collection, Some(&old), None);
         Some(old)
     }
 }
@@ -113,9 +113,15 @@ impl Txn {
 
     /// Removes an object; its last content comes back with the revision of the removal. None when there was none.
     pub fn remove(&mut self, collection: &Collection, key: &Key) -> Option<Arc<Object>> {
+        let last = self.state.object(collection, key)?.value().clone();
+        self.remove_as(collection, key, last)
+    }
+
+    /// Removes an object whose last content, never stored, is `last`: what watchers are shown.
+    pub fn remove_as(&mut self, collection: &Collection, key: &Key, last: Value) -> Option<Arc<Object>> {
         let revision = self.state.revision + 1;
         let old = self.state.unload(collection, key, revision)?;
-        let object = Arc::new(Object::stamp(old.value().clone(), revision));
+        let object = Arc::new(Object::stamp(last, revision));
         self.record(collection, key, Some(old), Arc::clone(&object), true);
         Some(object)
     }
