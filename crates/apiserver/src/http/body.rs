@@ -67,7 +67,7 @@ pub fn json(code: u16, value: &Value) -> Response<Body> {
 
 /// A Status as an answer.
 pub fn status(status: &Status) -> Response<Body> {
-    let mut response = json(status.code, &status.to_json());
+    let mut response = json(status.code, &status.to_value());
     if let Some(details) = status.details.as_ref().filter(|details| details.retry_after_seconds > 0) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(details.retry_after_seconds));
     }

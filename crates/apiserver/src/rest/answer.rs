@@ -131,7 +131,7 @@ fn text(code: u16, form: Form, value: &Value) -> Result<Response<Body>, Status> 
 fn render(form: Form, value: &Value) -> Result<Bytes, Status> {
     match form.media {
         Media::Json => Ok(Bytes::from(value.to_string())),
-        Media::Yaml => convert::to_yaml(value).map(Bytes::from).map_err(Status::internal),
+        Media::Yaml => serde_saphyr::to_string(value).map(Bytes::from).map_err(Status::internal),
     }
 }
 

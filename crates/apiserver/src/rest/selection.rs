@@ -48,7 +48,7 @@ impl Selection {
     pub(crate) fn matches(&self, key: &Key, object: &Value) -> bool {
         (self.namespace.is_empty() || key.namespace() == self.namespace)
             && self.name.as_ref().is_none_or(|name| key.name() == name)
-            && (self.labels.is_empty() || self.labels.matches(object))
+            && (self.labels.is_empty() || self.labels.matches_object(object))
             && (self.fields.is_empty() || self.fields.matches(object))
     }
 }

@@ -200,7 +200,7 @@ impl Stream {
     }
 
     fn fail(&mut self, status: &Status) {
-        self.pending.push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status.to_json()}))));
+        self.pending.push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}))));
         self.ended = true;
     }
 }
