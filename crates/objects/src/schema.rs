@@ -87,8 +87,21 @@ impl Struct {
 
     /// The field of this JSON name (case sensitive).
     pub fn field(&self, name: &str) -> Option<&Field> {
+        Some(self.indexed_field(name)?.1)
+    }
+
+    /// The same, with its place among the fields.
+    pub(crate) fn indexed_field(&self, name: &str) -> Option<(usize, &Field)> {
         let index = self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?;
-        self.fields.get(index)
+        Some((index, self.fields.get(index)?))
+    }
+
+    /// The field with this outermost protobuf number; several when the number holds an embedded message.
+    pub(crate) fn tagged_fields(&self, path: &[u8], number: u8) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(move |field| {
+            let rest = field.tag.numbers().strip_prefix(path);
+            rest.is_some_and(|rest| rest.first() == Some(&number))
+        })
     }
 
     /// The last part of the name: `ServicePort`.
