@@ -15,7 +15,12 @@ const ACCOUNT_TOKEN_SECONDS: u32 = 3607;
 const TOLERATION_SECONDS: u32 = 300;
 
 /// Completes a new object from the state around it, or refuses it.
-pub(crate) fn create(resource: &Resource, object: &mut Value, state: &State, random: u64) -> Result<(), Status> {
+pub(crate) fn create(
+    resource: &Resource,
+    object: &mut Value,
+    state: &State,
+    random: u64,
+) -> Result<(), Status> {
     match resource.builtin {
         Some(BuiltinKind::Pod) => {
             service_account(object, state, random)?;
@@ -64,7 +69,8 @@ fn service_account(pod: &mut Value, state: &State, random: u64) -> Result<(), St
     let namespace = document::namespace(pod).to_owned();
     let accounts = Collection::new("", "serviceaccounts");
     let Some(account) = state.object(&accounts, &Key::new(&namespace, &name)) else {
-        let why = format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
+        let why =
+            format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
         return Err(Status::forbidden(Qualified { group: "", name: "pods" }, document::name(pod), &why));
     };
     pod.put(&["spec", "serviceAccountName"], name.as_str());
@@ -104,7 +110,8 @@ fn mount_account(pod: &mut Value, random: u64) {
 }
 
 fn account_volume(name: &str) -> Value {
-    let namespace = json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
+    let namespace =
+        json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
     json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
         {"serviceAccountToken": {"expirationSeconds": ACCOUNT_TOKEN_SECONDS, "path": "token"}},
         {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
@@ -157,7 +164,8 @@ fn ingress_class(ingress: &mut Value, state: &State) {
         document::annotation(class, "ingressclass.kubernetes.io/is-default-class") == Some("true")
     });
     let created = |class: &Value| class.text(&["metadata", "creationTimestamp"]).to_owned();
-    let newest = defaults.min_by_key(|class| (std::cmp::Reverse(created(class)), document::name(class).to_owned()));
+    let newest =
+        defaults.min_by_key(|class| (std::cmp::Reverse(created(class)), document::name(class).to_owned()));
     if let Some(class) = newest {
         ingress.put(&["spec", "ingressClassName"], document::name(class));
     }
@@ -182,4 +190,3 @@ fn suffix(mut random: u64) -> String {
     }
     text
 }
-

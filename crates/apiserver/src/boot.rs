@@ -61,7 +61,8 @@ impl Api {
         fields: &[&str],
     ) -> Result<(), Status> {
         let Some(resource) = self.registry.resource(group, "v1", plural) else { return Ok(()) };
-        let (collection, key) = (Collection::new(group, plural), Key::new(namespace, document::name(&object)));
+        let (collection, key) =
+            (Collection::new(group, plural), Key::new(namespace, document::name(&object)));
         let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
         let uid = uuid::Uuid::new_v4().to_string();
         let creation = Creation { namespace, uid: &uid, now, random: 0 };
@@ -74,7 +75,9 @@ impl Api {
         }
         match current {
             None => drop(txn.put(&collection, &key, object)),
-            Some(current) if fields.iter().any(|field| current.value().at(&[field]) != object.at(&[field])) => {
+            Some(current)
+                if fields.iter().any(|field| current.value().at(&[field]) != object.at(&[field])) =>
+            {
                 let mut changed = current.value().clone();
                 for field in fields {
                     changed.put(&[field], object.at(&[field]).clone());

@@ -80,7 +80,8 @@ impl Document {
         }
         tag.push('"');
         let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::default());
-        let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map(Bytes::from).unwrap_or_default();
+        let gzip =
+            encoder.write_all(&plain).and_then(|()| encoder.finish()).map(Bytes::from).unwrap_or_default();
         Self { plain, gzip, tag }
     }
 }
@@ -91,7 +92,13 @@ pub(crate) struct Documents(Mutex<HashMap<String, Arc<Document>>>);
 
 impl Documents {
     /// Answers a discovery or OpenAPI path.
-    pub(crate) fn answer(&self, registry: &Registry, address: &str, route: &Route, headers: &HeaderMap) -> Response<Body> {
+    pub(crate) fn answer(
+        &self,
+        registry: &Registry,
+        address: &str,
+        route: &Route,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let wanted = negotiate::discovery(accept);
         let aggregated = match wanted {
@@ -99,36 +106,41 @@ impl Documents {
             negotiate::Discovery::V2Beta1 => Some(Aggregated::V2Beta1),
             negotiate::Discovery::Legacy => None,
         };
-        let (name, content_type, make): (String, &'static str, Box<dyn FnOnce() -> Option<Value> + '_>) = match route {
-            Route::CoreVersions | Route::Groups => {
-                let core = *route == Route::CoreVersions;
-                let make = move || {
-                    Some(match (aggregated, core) {
-                        (Some(version), core) => discovery::aggregated(registry, core, version),
-                        (None, true) => discovery::api_versions(address),
-                        (None, false) => discovery::group_list(registry),
-                    })
-                };
-                (format!("groups {core} {wanted:?}"), wanted.content_type(), Box::new(make))
-            }
-            Route::Group(group) => {
-                (format!("group {group}"), "application/json", Box::new(move || discovery::group(registry, group)))
-            }
-            Route::Resources { group, version } => (
-                format!("resources {group}/{version}"),
-                "application/json",
-                Box::new(move || discovery::resource_list(registry, group, version)),
-            ),
-            Route::OpenApiIndex => {
-                ("openapi".to_owned(), "application/json", Box::new(move || Some(openapi::index(registry))))
-            }
-            Route::OpenApi { group, version } => (
-                format!("openapi {group}/{version}"),
-                "application/json",
-                Box::new(move || openapi::v3(registry, group, version)),
-            ),
-            _ => return body::text(404, "404 page not found\n"),
-        };
+        let (name, content_type, make): (String, &'static str, Box<dyn FnOnce() -> Option<Value> + '_>) =
+            match route {
+                Route::CoreVersions | Route::Groups => {
+                    let core = *route == Route::CoreVersions;
+                    let make = move || {
+                        Some(match (aggregated, core) {
+                            (Some(version), core) => discovery::aggregated(registry, core, version),
+                            (None, true) => discovery::api_versions(address),
+                            (None, false) => discovery::group_list(registry),
+                        })
+                    };
+                    (format!("groups {core} {wanted:?}"), wanted.content_type(), Box::new(make))
+                }
+                Route::Group(group) => (
+                    format!("group {group}"),
+                    "application/json",
+                    Box::new(move || discovery::group(registry, group)),
+                ),
+                Route::Resources { group, version } => (
+                    format!("resources {group}/{version}"),
+                    "application/json",
+                    Box::new(move || discovery::resource_list(registry, group, version)),
+                ),
+                Route::OpenApiIndex => (
+                    "openapi".to_owned(),
+                    "application/json",
+                    Box::new(move || Some(openapi::index(registry))),
+                ),
+                Route::OpenApi { group, version } => (
+                    format!("openapi {group}/{version}"),
+                    "application/json",
+                    Box::new(move || openapi::v3(registry, group, version)),
+                ),
+                _ => return body::text(404, "404 page not found\n"),
+            };
         match self.document(&name, make) {
             Some(document) => respond(&document, content_type, headers),
             None => body::text(404, "404 page not found\n"),

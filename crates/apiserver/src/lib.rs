@@ -83,7 +83,9 @@ pub enum Error {
         reason: String,
     },
     /// An address.
-    #[error("cannot listen on {address}: {source}; another server may be there, choose another address or stop it")]
+    #[error(
+        "cannot listen on {address}: {source}; another server may be there, choose another address or stop it"
+    )]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -119,7 +121,8 @@ impl Server {
         let authority = &config.tls.client_authority;
         let unreadable =
             |reason: String| TlsError::File { what: "the client authority", path: authority.clone(), reason };
-        let authority_pem = std::fs::read_to_string(authority).map_err(|error| unreadable(error.to_string()))?;
+        let authority_pem =
+            std::fs::read_to_string(authority).map_err(|error| unreadable(error.to_string()))?;
         let key = |reason: String| Error::Key { path: config.service_account_key.clone(), reason };
         let key_pem = std::fs::read(&config.service_account_key).map_err(|error| key(error.to_string()))?;
         let keys = auth::token::Keys::from_pem(&key_pem).map_err(|error| key(error.to_string()))?;
@@ -129,7 +132,8 @@ impl Server {
             listeners.push(listener.map_err(|source| Error::Listen { address: *address, source })?);
         }
         let store = Store::open(&config.state_dir)?;
-        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let mut advertise = config.advertise;
         if advertise.port() == 0 {
             advertise.set_port(addresses.first().map_or(0, SocketAddr::port));
@@ -170,7 +174,8 @@ impl Server {
             shutdown.await;
             trigger.cancel();
         });
-        crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop).await;
+        crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop)
+            .await;
         waiting.abort();
         self.api.store.close().await;
     }

@@ -84,12 +84,23 @@ impl Metrics {
     }
 
     fn write(&self, text: &mut String, store: &store::Store) -> std::fmt::Result {
-        writeln!(text, "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter")?;
-        for ((resource, verb, code), count) in self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            writeln!(text, "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}")?;
+        writeln!(
+            text,
+            "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter"
+        )?;
+        for ((resource, verb, code), count) in
+            self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            writeln!(
+                text,
+                "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}"
+            )?;
         }
         let name = "apiserver_request_duration_seconds";
-        writeln!(text, "# HELP {name} Time from the head of a request to the head of its answer.\n# TYPE {name} histogram")?;
+        writeln!(
+            text,
+            "# HELP {name} Time from the head of a request to the head of its answer.\n# TYPE {name} histogram"
+        )?;
         for (verb, histogram) in self.latencies.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             for (count, bound) in histogram.buckets.iter().zip(BUCKETS) {
                 writeln!(text, "{name}_bucket{{verb=\"{verb}\",le=\"{bound}\"}} {count}")?;
@@ -104,21 +115,54 @@ impl Metrics {
         let watches = self.watches.load(Ordering::Relaxed) as u64;
         let singles = [
             ("apiserver_longrunning_requests", "gauge", "Watches open.", watches),
-            ("apiserver_request_terminations_total", "counter", "Requests refused under load.", load(&self.refused)),
+            (
+                "apiserver_request_terminations_total",
+                "counter",
+                "Requests refused under load.",
+                load(&self.refused),
+            ),
             ("fairway_store_revision", "gauge", "The newest revision.", state.revision()),
-            ("fairway_store_transactions_total", "counter", "Transactions decided.", load(&counters.transactions)),
+            (
+                "fairway_store_transactions_total",
+                "counter",
+                "Transactions decided.",
+                load(&counters.transactions),
+            ),
             ("fairway_store_syncs_total", "counter", "Frames written and synced.", load(&counters.frames)),
-            ("fairway_store_sync_microseconds_total", "counter", "Time spent writing and syncing.", load(&counters.sync_us)),
-            ("fairway_store_log_bytes_total", "counter", "Bytes appended to the log.", load(&counters.log_bytes)),
-            ("fairway_store_failures_total", "counter", "Frames that could not be kept.", load(&counters.failures)),
+            (
+                "fairway_store_sync_microseconds_total",
+                "counter",
+                "Time spent writing and syncing.",
+                load(&counters.sync_us),
+            ),
+            (
+                "fairway_store_log_bytes_total",
+                "counter",
+                "Bytes appended to the log.",
+                load(&counters.log_bytes),
+            ),
+            (
+                "fairway_store_failures_total",
+                "counter",
+                "Frames that could not be kept.",
+                load(&counters.failures),
+            ),
             ("fairway_store_snapshots_total", "counter", "Snapshots written.", load(&counters.snapshots)),
         ];
         for (name, kind, help, value) in singles {
             writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")?;
         }
-        writeln!(text, "# HELP apiserver_storage_objects Objects stored.\n# TYPE apiserver_storage_objects gauge")?;
+        writeln!(
+            text,
+            "# HELP apiserver_storage_objects Objects stored.\n# TYPE apiserver_storage_objects gauge"
+        )?;
         for (collection, objects) in state.collections() {
-            writeln!(text, "apiserver_storage_objects{{resource=\"{}\"}} {}", collection.as_str(), objects.len())?;
+            writeln!(
+                text,
+                "apiserver_storage_objects{{resource=\"{}\"}} {}",
+                collection.as_str(),
+                objects.len()
+            )?;
         }
         Ok(())
     }

@@ -134,7 +134,12 @@ impl Call<'_> {
         }
     }
 
-    async fn subresource(&self, name: &str, subresource: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    async fn subresource(
+        &self,
+        name: &str,
+        subresource: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         let known = self.resource.subresource(subresource).ok_or_else(Status::resource_not_found)?;
         if self.resource.is_namespaced() && self.target.namespace.is_empty() {
             return Err(Status::resource_not_found());
@@ -157,12 +162,19 @@ impl Call<'_> {
                 self.token(name, request.object)
             }
             ("log", "GET") => self.log(name).await,
-            ("exec" | "attach" | "portforward", "GET" | "POST") => self.tunnel(name, subresource, request).await,
+            ("exec" | "attach" | "portforward", "GET" | "POST") => {
+                self.tunnel(name, subresource, request).await
+            }
             _ => Err(Status::method_not_allowed()),
         }
     }
 
-    async fn update_from(&self, name: &str, part: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    async fn update_from(
+        &self,
+        name: &str,
+        part: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         if part.is_empty() {
             self.allowed(Verb::Update)?;
         }
@@ -170,12 +182,18 @@ impl Call<'_> {
         self.update(name, part, &body).await
     }
 
-    async fn patch_from(&self, name: &str, part: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    async fn patch_from(
+        &self,
+        name: &str,
+        part: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         if part.is_empty() {
             self.allowed(Verb::Patch)?;
         }
         let patch_type = PatchType::from_content_type(self.content_type());
-        let patch_type = patch_type.ok_or_else(|| Status::unsupported_media_type(fairway_objects::patch::ACCEPTED))?;
+        let patch_type =
+            patch_type.ok_or_else(|| Status::unsupported_media_type(fairway_objects::patch::ACCEPTED))?;
         let body = body::read(request.into_body()).await?;
         self.patch(name, part, patch_type, &body).await
     }
@@ -195,7 +213,12 @@ impl Call<'_> {
     }
 
     pub(crate) fn decode(&self, object_type: &ObjectType, body: &Bytes) -> Result<Decoded, Status> {
-        decode::decode(object_type, self.content_type(), body, self.write_options("CreateOptions")?.validation)
+        decode::decode(
+            object_type,
+            self.content_type(),
+            body,
+            self.write_options("CreateOptions")?.validation,
+        )
     }
 
     pub(crate) fn key(&self, name: &str) -> Key {
@@ -208,7 +231,8 @@ impl Call<'_> {
 
     /// `dryRun`, `fieldValidation`, `fieldManager`; `kind` names the options in messages.
     pub(crate) fn write_options(&self, kind: &str) -> Result<WriteOptions, Status> {
-        let invalid = |error| Status::invalid_kind(Qualified { group: "meta.k8s.io", name: kind }, "", &[error]);
+        let invalid =
+            |error| Status::invalid_kind(Qualified { group: "meta.k8s.io", name: kind }, "", &[error]);
         let mut keep = Keep::Yes;
         for value in self.query.all("dryRun") {
             if value != "All" {
@@ -241,7 +265,12 @@ impl Call<'_> {
     }
 
     /// The answer of a document that is not exactly a stored object.
-    pub(crate) fn answer_value(&self, code: u16, value: &Value, warnings: &[String]) -> Result<Response<Body>, Status> {
+    pub(crate) fn answer_value(
+        &self,
+        code: u16,
+        value: &Value,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
         let mut response = answer::value(code, self.form()?, &self.resource, value, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)

@@ -66,7 +66,9 @@ impl Handle for Front {
         let route = route::parse(request.uri().path());
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let (verb, resource) = match &route {
-            Route::Resource(target) => (rest::verb(request.method(), target, &query), resource_label(api, target)),
+            Route::Resource(target) => {
+                (rest::verb(request.method(), target, &query), resource_label(api, target))
+            }
             _ => (path_verb(request.method()), String::new()),
         };
         let mut response = match api.answer(peer, &route, &query, verb, request).await {
@@ -84,7 +86,9 @@ impl Handle for Front {
 /// Only names of the registry become labels.
 fn resource_label(api: &Api, target: &Target) -> String {
     match (api.registry.resource(&target.group, &target.version, &target.resource), &target.subresource) {
-        (Some(resource), Some(part)) if resource.subresource(part).is_some() => format!("{}/{part}", target.resource),
+        (Some(resource), Some(part)) if resource.subresource(part).is_some() => {
+            format!("{}/{part}", target.resource)
+        }
         (Some(_), _) => target.resource.clone(),
         (None, _) => "unknown".to_owned(),
     }
@@ -113,7 +117,8 @@ impl Api {
             return Ok(self.path(route, query, &request));
         };
         self.allow_resource(&user, verb, target)?;
-        let long = verb == "watch" || matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"));
+        let long = verb == "watch"
+            || matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"));
         if long {
             return rest::handle(self, &user, target, query, request).await;
         }
@@ -122,23 +127,27 @@ impl Api {
             return Err(Status::too_many_requests("too many requests, please try again later", 1));
         };
         let answer = rest::handle(self, &user, target, query, request);
-        tokio::time::timeout(REQUEST_TIMEOUT, answer)
-            .await
-            .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 1)))
+        tokio::time::timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| {
+            Err(Status::timeout("request did not complete within the allotted timeout", 1))
+        })
     }
 
     /// Who asks: a certificate, else a token, else nobody. A bad token is refused, not ignored.
     fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Status> {
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = authorization.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let bearer = authorization
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let user = match (&peer.certificate, bearer) {
             (Some(user), _) => user.clone(),
             (None, Some((_, token))) => {
                 let claims = self.token_claims(token.trim(), &[ISSUER.to_owned()]);
-                claims.map_err(|error| {
-                    tracing::debug!(address = %peer.address, %error, "refused a token");
-                    Status::unauthorized()
-                })?.user()
+                claims
+                    .map_err(|error| {
+                        tracing::debug!(address = %peer.address, %error, "refused a token");
+                        Status::unauthorized()
+                    })?
+                    .user()
             }
             (None, None) => User::anonymous(),
         };
@@ -151,7 +160,8 @@ impl Api {
         let state = self.store.state();
         let binding = &claims.binding;
         let exists = |plural: &str, reference: &Reference| {
-            let object = state.object(&Collection::new("", plural), &Key::new(&binding.namespace, &reference.name));
+            let object =
+                state.object(&Collection::new("", plural), &Key::new(&binding.namespace, &reference.name));
             object.is_some_and(|object| document::uid(object.value()) == reference.uid)
         };
         let bound = [
@@ -181,8 +191,16 @@ impl Api {
         let part = target.subresource.as_deref().unwrap_or_default();
         let name = target.name.as_deref().unwrap_or_default();
         // A namespace is in itself.
-        let namespace = if target.resource == "namespaces" && target.group.is_empty() { name } else { &target.namespace };
-        let action = ResourceAction { verb, group: &target.group, resource: &target.resource, subresource: part, namespace, name };
+        let namespace =
+            if target.resource == "namespaces" && target.group.is_empty() { name } else { &target.namespace };
+        let action = ResourceAction {
+            verb,
+            group: &target.group,
+            resource: &target.resource,
+            subresource: part,
+            namespace,
+            name,
+        };
         if self.authorizer.decide(user, &Action::Resource(action)).is_allowed() {
             return Ok(());
         }
@@ -203,9 +221,10 @@ impl Api {
                 "text/plain; version=0.0.4; charset=utf-8",
                 body::full(self.metrics.render(&self.store)),
             ),
-            Route::OpenIdConfiguration => {
-                body::json(200, &crate::auth::token::openid_configuration(&format!("https://{}", self.advertise)))
-            }
+            Route::OpenIdConfiguration => body::json(
+                200,
+                &crate::auth::token::openid_configuration(&format!("https://{}", self.advertise)),
+            ),
             Route::Jwks => body::json(200, &self.keys.jwks()),
             Route::Root => body::json(200, &crate::discovery::root(&self.registry)),
             Route::CoreVersions
@@ -213,7 +232,9 @@ impl Api {
             | Route::Group(_)
             | Route::Resources { .. }
             | Route::OpenApiIndex
-            | Route::OpenApi { .. } => self.documents.answer(&self.registry, &self.advertise.to_string(), route, headers),
+            | Route::OpenApi { .. } => {
+                self.documents.answer(&self.registry, &self.advertise.to_string(), route, headers)
+            }
             Route::Resource(_) | Route::Unknown => body::text(404, "404 page not found\n"),
         }
     }
@@ -228,7 +249,9 @@ fn impersonate(user: User, headers: &HeaderMap) -> Result<User, Status> {
         return Err(Status::unauthorized_action(users, &name, &user.name, "impersonate", "", ""));
     }
     let mut groups: Vec<String> = headers.get_all("impersonate-group").iter().filter_map(text).collect();
-    if let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+    if let Some((namespace, _)) =
+        name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+    {
         groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
     }
     if name != "system:anonymous" {
@@ -240,7 +263,9 @@ fn impersonate(user: User, headers: &HeaderMap) -> Result<User, Status> {
 /// The server listens only after its store is open and its first objects are there, so every check is the same.
 fn health(check: Option<&str>, query: &Query) -> Response<Body> {
     match check {
-        None if query.has("verbose") => body::text(200, "[+]ping ok\n[+]store ok\n[+]boot ok\nhealthz check passed\n"),
+        None if query.has("verbose") => {
+            body::text(200, "[+]ping ok\n[+]store ok\n[+]boot ok\nhealthz check passed\n")
+        }
         None | Some("ping" | "store" | "boot" | "etcd") => body::text(200, "ok"),
         Some(_) => body::text(404, "404 page not found\n"),
     }

@@ -92,7 +92,9 @@ fn fixed_roles(user: &User, action: &Action<'_>) -> Decision {
         return Decision::Allow("service accounts of the system's namespaces run the cluster");
     }
     match action {
-        Action::Path(path) if within(path, DISCOVERY_PATHS) => Decision::Allow("everybody with a name may discover"),
+        Action::Path(path) if within(path, DISCOVERY_PATHS) => {
+            Decision::Allow("everybody with a name may discover")
+        }
         Action::Path(_) => Decision::NoOpinion("no role allows this path"),
         Action::Resource(action) if is_own_question(action) => {
             Decision::Allow("everybody with a name may ask about themselves")
@@ -115,7 +117,9 @@ fn is_own_question(action: &ResourceAction<'_>) -> bool {
     action.verb == "create"
         && match action.group {
             "authentication.k8s.io" => action.resource == "selfsubjectreviews",
-            "authorization.k8s.io" => matches!(action.resource, "selfsubjectaccessreviews" | "selfsubjectrulesreviews"),
+            "authorization.k8s.io" => {
+                matches!(action.resource, "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
+            }
             _ => false,
         }
 }
@@ -123,7 +127,9 @@ fn is_own_question(action: &ResourceAction<'_>) -> bool {
 fn is_for_nodes(action: &ResourceAction<'_>) -> bool {
     let reads = matches!(action.verb, "get" | "list" | "watch");
     let writes = match (action.group, action.resource, action.subresource) {
-        ("", "pods", "status") | ("", "nodes", "" | "status") | ("", "services", "status") => action.verb != "delete",
+        ("", "pods", "status") | ("", "nodes", "" | "status") | ("", "services", "status") => {
+            action.verb != "delete"
+        }
         ("", "pods", "") => action.verb == "delete",
         ("" | "events.k8s.io", "events", "") | ("coordination.k8s.io", "leases", "") => true,
         ("", "serviceaccounts", "token") => action.verb == "create",
@@ -151,7 +157,13 @@ mod tests {
         let app = user("system:serviceaccount:shop:default", &[AUTHENTICATED]);
         let anonymous = User::anonymous();
         let on = |verb, group, resource, subresource| {
-            Action::Resource(ResourceAction { verb, group, resource, subresource, ..ResourceAction::default() })
+            Action::Resource(ResourceAction {
+                verb,
+                group,
+                resource,
+                subresource,
+                ..ResourceAction::default()
+            })
         };
         let cases = [
             (&masters, on("delete", "", "nodes", ""), true),

@@ -39,7 +39,9 @@ pub async fn read(body: Incoming) -> Result<Bytes, Status> {
     let limited = Limited::new(body, REQUEST_BYTES_MAX).collect();
     match tokio::time::timeout(READ_TIMEOUT, limited).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(REQUEST_BYTES_MAX)),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::too_large(REQUEST_BYTES_MAX))
+        }
         Ok(Err(error)) => Err(Status::bad_request(format!("the request body could not be read: {error}"))),
         Err(_) => Err(Status::timeout("the request body did not arrive in time", 1)),
     }
@@ -48,7 +50,8 @@ pub async fn read(body: Incoming) -> Result<Bytes, Status> {
 /// An answer with a body.
 pub fn respond(code: u16, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));

@@ -75,8 +75,11 @@ pub struct TlsFiles {
 pub fn tls(files: &TlsFiles) -> Result<rustls::ServerConfig, TlsError> {
     let unusable = |source| TlsError::Unusable { path: files.certificate.clone(), source };
     let chain = certificates("the server certificate", &files.certificate)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| TlsError::File { what: "the server key", path: files.key.clone(), reason: error.to_string() })?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
+        what: "the server key",
+        path: files.key.clone(),
+        reason: error.to_string(),
+    })?;
     let mut roots = RootCertStore::empty();
     for authority in certificates("the client authority", &files.client_authority)? {
         roots.add(authority).map_err(unusable)?;

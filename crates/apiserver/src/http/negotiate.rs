@@ -116,7 +116,9 @@ fn form(alternative: &Alternative<'_>) -> Option<Form> {
         ("", _) => Shape::Whole,
         ("Table", "v1") if group == "meta.k8s.io" => Shape::Table("v1"),
         ("Table", "v1beta1") if group == "meta.k8s.io" => Shape::Table("v1beta1"),
-        ("PartialObjectMetadata" | "PartialObjectMetadataList", "v1") if group == "meta.k8s.io" => Shape::Metadata,
+        ("PartialObjectMetadata" | "PartialObjectMetadataList", "v1") if group == "meta.k8s.io" => {
+            Shape::Metadata
+        }
         _ => return None,
     };
     Some(Form { media, shape })
@@ -124,12 +126,13 @@ fn form(alternative: &Alternative<'_>) -> Option<Form> {
 
 /// Chooses the discovery document.
 pub fn discovery(accept: Option<&str>) -> Discovery {
-    let matched = |alternative: &Alternative<'_>| match (alternative.parameter("as"), alternative.parameter("v")) {
-        ("APIGroupDiscoveryList", "v2") => Some(Discovery::V2),
-        ("APIGroupDiscoveryList", "v2beta1") => Some(Discovery::V2Beta1),
-        ("", _) if matches!(alternative.media, "application/json" | "*/*") => Some(Discovery::Legacy),
-        _ => None,
-    };
+    let matched =
+        |alternative: &Alternative<'_>| match (alternative.parameter("as"), alternative.parameter("v")) {
+            ("APIGroupDiscoveryList", "v2") => Some(Discovery::V2),
+            ("APIGroupDiscoveryList", "v2beta1") => Some(Discovery::V2Beta1),
+            ("", _) if matches!(alternative.media, "application/json" | "*/*") => Some(Discovery::Legacy),
+            _ => None,
+        };
     alternatives(accept.unwrap_or_default()).iter().find_map(matched).unwrap_or(Discovery::Legacy)
 }
 
@@ -152,7 +155,10 @@ mod tests {
                 Ok(Form { media: Media::Json, shape: Shape::Metadata }),
             ),
             (Some("application/yaml"), Ok(Form { media: Media::Yaml, shape: Shape::Whole })),
-            (Some("application/json;q=0.5,application/yaml"), Ok(Form { media: Media::Yaml, shape: Shape::Whole })),
+            (
+                Some("application/json;q=0.5,application/yaml"),
+                Ok(Form { media: Media::Yaml, shape: Shape::Whole }),
+            ),
             (Some("text/html"), Err(406)),
             (Some("application/vnd.kubernetes.protobuf"), Err(406)),
         ];

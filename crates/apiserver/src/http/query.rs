@@ -133,7 +133,8 @@ pub fn continue_token(revision: Option<u64>, last: &str) -> String {
 
 fn parse_continue(text: &str) -> Result<ListRead, Status> {
     let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(&error.to_string()))?;
+    let bytes =
+        URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(&error.to_string()))?;
     let token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(invalid(&format!("server does not recognize this encoded version {:?}", token.v)));
@@ -151,7 +152,9 @@ pub fn revision(text: &str) -> Result<Option<u64>, Status> {
     match text {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+            Status::bad_request(format!(
+                "invalid resource version: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
         }),
     }
 }
@@ -167,7 +170,9 @@ impl ListOptions {
             label_selector: query.text("labelSelector").to_owned(),
             field_selector: query.text("fieldSelector").to_owned(),
             limit: usize::try_from(limit).unwrap_or(0),
-            timeout_seconds: timeout.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0),
+            timeout_seconds: timeout
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|seconds| *seconds > 0),
             bookmarks: query.flag("allowWatchBookmarks"),
             ..Self::default()
         };
@@ -190,7 +195,9 @@ impl ListOptions {
                 (Some(revision), None) => ListRead::NotOlderThan(revision),
             },
             _ if asked.is_some_and(|revision| revision != 0) => {
-                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             token => parse_continue(token)?,
         };
@@ -268,9 +275,15 @@ mod tests {
                 want: Ok(ListRead::NotOlderThan(7)),
             },
             Case { query: "resourceVersionMatch=Exact", want: Err("unless resourceVersion is provided") },
-            Case { query: "resourceVersionMatch=Exact&resourceVersion=0", want: Err("forbidden for resourceVersion") },
+            Case {
+                query: "resourceVersionMatch=Exact&resourceVersion=0",
+                want: Err("forbidden for resourceVersion"),
+            },
             Case { query: "resourceVersionMatch=Exact&continue=x", want: Err("forbidden with continue") },
-            Case { query: "resourceVersion=7&resourceVersionMatch=Near", want: Err("Unsupported value: \"Near\"") },
+            Case {
+                query: "resourceVersion=7&resourceVersionMatch=Near",
+                want: Err("Unsupported value: \"Near\""),
+            },
             Case { query: "resourceVersion=x", want: Err("invalid resource version") },
             Case { query: "limit=x", want: Err("strconv.ParseInt: parsing \"x\": invalid syntax") },
             Case { query: "continue=x", want: Err("continue key is not valid") },
@@ -280,7 +293,9 @@ mod tests {
             let got = ListOptions::parse(&Query::parse(case.query), false).map(|options| options.read);
             match (got, case.want) {
                 (Ok(got), Ok(want)) => assert_eq!(got, want, "{}", case.query),
-                (Err(got), Err(want)) => assert!(got.message.contains(want), "{}: {}", case.query, got.message),
+                (Err(got), Err(want)) => {
+                    assert!(got.message.contains(want), "{}: {}", case.query, got.message)
+                }
                 (got, want) => panic!("{}: {got:?}, want {want:?}", case.query),
             }
         }

@@ -64,7 +64,8 @@ pub struct Target {
 
 /// Reads a path (still percent-encoded).
 pub fn parse(path: &str) -> Route {
-    let segments: Option<Vec<String>> = path.split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
+    let segments: Option<Vec<String>> =
+        path.split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
     let Some(segments) = segments else { return Route::Unknown };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match segments.as_slice() {
@@ -77,9 +78,13 @@ pub fn parse(path: &str) -> Route {
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),
         ["api", version] => Route::Resources { group: String::new(), version: (*version).to_owned() },
-        ["apis", group, version] => Route::Resources { group: (*group).to_owned(), version: (*version).to_owned() },
+        ["apis", group, version] => {
+            Route::Resources { group: (*group).to_owned(), version: (*version).to_owned() }
+        }
         ["openapi", "v3"] => Route::OpenApiIndex,
-        ["openapi", "v3", "api", version] => Route::OpenApi { group: String::new(), version: (*version).to_owned() },
+        ["openapi", "v3", "api", version] => {
+            Route::OpenApi { group: String::new(), version: (*version).to_owned() }
+        }
         ["openapi", "v3", "apis", group, version] => {
             Route::OpenApi { group: (*group).to_owned(), version: (*version).to_owned() }
         }

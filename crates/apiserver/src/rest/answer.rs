@@ -19,8 +19,9 @@ use crate::store::Object;
 /// What rows of a table carry.
 pub(crate) fn include(query: &Query) -> Result<IncludeObject, Status> {
     let text = query.text("includeObject");
-    IncludeObject::parse(text)
-        .ok_or_else(|| Status::bad_request(format!("invalid includeObject {text:?}: must be None, Metadata or Object")))
+    IncludeObject::parse(text).ok_or_else(|| {
+        Status::bad_request(format!("invalid includeObject {text:?}: must be None, Metadata or Object"))
+    })
 }
 
 /// One object.
@@ -90,7 +91,9 @@ pub(crate) fn list(
             let list = convert::list(resource, values.cloned(), metadata);
             render(form, &list)?
         }
-        Form { shape: Shape::Metadata, .. } => render(form, &convert::partial_metadata_list(values, metadata))?,
+        Form { shape: Shape::Metadata, .. } => {
+            render(form, &convert::partial_metadata_list(values, metadata))?
+        }
         Form { shape: Shape::Table(version), .. } => {
             render(form, &rows(resource, values, version, &metadata.to_value(), include(query)?, true))?
         }
@@ -138,7 +141,10 @@ fn render(form: Form, value: &Value) -> Result<Bytes, Status> {
 /// Adds `Warning` headers (RFC 9111 §5.5, code 299).
 pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings {
-        let quoted: String = warning.chars().flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] }).collect();
+        let quoted: String = warning
+            .chars()
+            .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
+            .collect();
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

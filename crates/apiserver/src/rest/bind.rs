@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Call, Refusal};
 use crate::http::body::{self, Body};
-use crate::store::{Collection, Key, Keep};
+use crate::store::{Collection, Keep, Key};
 
 impl Call<'_> {
     /// `pods/binding`: decides the node, once.
@@ -29,7 +29,12 @@ impl Call<'_> {
             let current = current.ok_or_else(|| Status::not_found(pods, key.name()))?;
             let mut pod = current.value().clone();
             if !uid.is_empty() && uid != document::uid(&pod) {
-                return Err(Refusal::Final(Status::uid_mismatch(pods, key.name(), &uid, document::uid(&pod))));
+                return Err(Refusal::Final(Status::uid_mismatch(
+                    pods,
+                    key.name(),
+                    &uid,
+                    document::uid(&pod),
+                )));
             }
             if document::is_terminating(&pod) {
                 let why = format!("pod {} is being deleted, cannot be assigned to a host", key.name());
@@ -44,7 +49,8 @@ impl Call<'_> {
             for (key, value) in annotations.as_object().into_iter().flatten() {
                 pod.put(&["metadata", "annotations", key], value.clone());
             }
-            let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
+            let now =
+                Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
             set_scheduled(&mut pod, now);
             Ok(txn.put(&collection, &key, pod))
         });
@@ -79,4 +85,3 @@ fn set_scheduled(pod: &mut Value, now: Timestamp) {
     let conditions: Vec<Value> = others.chain([condition]).collect();
     pod.put(&["status", "conditions"], conditions);
 }
-

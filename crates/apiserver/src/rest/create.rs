@@ -22,7 +22,11 @@ use crate::store::{Collection, CommitError, Keep, Key, Object, Txn};
 const NAMES_MAX: usize = 8;
 
 impl Call<'_> {
-    pub(super) async fn create_from(&self, _headers: &HeaderMap, body: &Bytes) -> Result<Response<Body>, Status> {
+    pub(super) async fn create_from(
+        &self,
+        _headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response<Body>, Status> {
         let options = self.write_options("CreateOptions")?;
         let decoded = decode::decode(&self.resource.object, self.content_type(), body, options.validation)?;
         if !self.resource.is_stored() {
@@ -48,7 +52,11 @@ impl Call<'_> {
     }
 
     /// Stores a decoded object as a new one.
-    pub(super) async fn create(&self, object: Value, options: WriteOptions) -> Result<(Arc<Object>, Vec<String>), Status> {
+    pub(super) async fn create(
+        &self,
+        object: Value,
+        options: WriteOptions,
+    ) -> Result<(Arc<Object>, Vec<String>), Status> {
         if self.resource.is_namespaced() && self.target.namespace.is_empty() {
             return Err(Status::method_not_allowed());
         }
@@ -61,7 +69,8 @@ impl Call<'_> {
         if !object.text(&["metadata", "resourceVersion"]).is_empty() {
             return Err(Status::version_on_create());
         }
-        let generated = document::name(&object).is_empty() && !object.text(&["metadata", "generateName"]).is_empty();
+        let generated =
+            document::name(&object).is_empty() && !object.text(&["metadata", "generateName"]).is_empty();
         for _ in 1..if generated { NAMES_MAX } else { 1 } {
             match self.create_once(object.clone(), options).await {
                 Err(status) if status.reason == fairway_objects::Reason::AlreadyExists => {}
@@ -71,7 +80,11 @@ impl Call<'_> {
         self.create_once(object, options).await
     }
 
-    async fn create_once(&self, mut object: Value, options: WriteOptions) -> Result<(Arc<Object>, Vec<String>), Status> {
+    async fn create_once(
+        &self,
+        mut object: Value,
+        options: WriteOptions,
+    ) -> Result<(Arc<Object>, Vec<String>), Status> {
         let uid = uuid::Uuid::new_v4().to_string();
         let creation = Creation {
             namespace: if self.resource.is_namespaced() { &self.target.namespace } else { "" },
@@ -87,13 +100,18 @@ impl Call<'_> {
             return Err(Status::invalid(&self.resource.object, document::name(&object), &errors));
         }
         let warnings = admit::warnings(&self.resource);
-        let (api, resource, collection) = (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
+        let (api, resource, collection) =
+            (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
         let random: u64 = rand::random();
         let stored = self.api.store.commit(options.keep, move |txn| {
             let key = Key::new(document::namespace(&object), document::name(&object));
             if let Some(existing) = txn.state().object(&collection, &key) {
                 let terminating = document::is_terminating(existing.value());
-                return Err(Refusal::Final(Status::already_exists(resource.qualified(), key.name(), terminating)));
+                return Err(Refusal::Final(Status::already_exists(
+                    resource.qualified(),
+                    key.name(),
+                    terminating,
+                )));
             }
             if resource.is_namespaced() {
                 admit::namespace_accepts(txn.state(), &resource, &key)?;
@@ -127,7 +145,8 @@ impl crate::server::Api {
         ];
         for (plural, mut object) in furniture {
             let Some(resource) = self.registry.resource("", "v1", plural) else { continue };
-            let (collection, key) = (Collection::new("", plural), Key::new(namespace, document::name(&object)));
+            let (collection, key) =
+                (Collection::new("", plural), Key::new(namespace, document::name(&object)));
             if txn.state().object(&collection, &key).is_some() {
                 continue;
             }

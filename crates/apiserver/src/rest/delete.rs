@@ -65,7 +65,8 @@ impl Call<'_> {
             policy = self.query.text("propagationPolicy");
         }
         let orphans = given.at(&["orphanDependents"]).as_bool();
-        let orphans = orphans.or_else(|| self.query.has("orphanDependents").then(|| self.query.flag("orphanDependents")));
+        let orphans = orphans
+            .or_else(|| self.query.has("orphanDependents").then(|| self.query.flag("orphanDependents")));
         let propagation = match (policy, orphans) {
             ("Background", _) | ("", Some(false)) => Some(Propagation::Background),
             ("Foreground", _) => Some(Propagation::Foreground),
@@ -107,7 +108,8 @@ impl Call<'_> {
             let current = txn.state().object(&collection, &key).cloned();
             let current = current.ok_or_else(|| Status::not_found(resource.qualified(), key.name()))?;
             check(&resource, key.name(), &current, &options)?;
-            let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
+            let now =
+                Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
             let mut object = current.value().clone();
             begin(&resource, &mut object, &options, now);
             Ok::<_, Refusal>(finish(txn, &collection, &key, &current, object))
@@ -132,15 +134,26 @@ impl Call<'_> {
                 Err(status) => return Err(status),
             }
         }
-        let metadata = ListMeta { resource_version: self.api.store.state().revision(), ..ListMeta::default() };
+        let metadata =
+            ListMeta { resource_version: self.api.store.state().revision(), ..ListMeta::default() };
         let (response, bytes) = answer::list(form, &self.resource, &deleted, &metadata, self.query)?;
         Ok(body::compress(&self.headers, response, bytes))
     }
 
     /// Deletes a pod with its own grace: what an eviction does.
-    pub(super) async fn delete_gracefully(&self, name: &str, grace_seconds: Option<i64>, keep: Keep) -> Result<(), Status> {
-        let options =
-            DeleteOptions { grace_seconds, propagation: None, uid: String::new(), version: String::new(), keep };
+    pub(super) async fn delete_gracefully(
+        &self,
+        name: &str,
+        grace_seconds: Option<i64>,
+        keep: Keep,
+    ) -> Result<(), Status> {
+        let options = DeleteOptions {
+            grace_seconds,
+            propagation: None,
+            uid: String::new(),
+            version: String::new(),
+            keep,
+        };
         self.delete_one(self.key(name), options).await.map(drop)
     }
 }
@@ -208,7 +221,8 @@ fn finish(
 
 /// True for an object whose deletion has begun and that neither finalizers nor grace keep.
 pub(super) fn is_finished(object: &Value) -> bool {
-    let held = object.has(&["metadata", "finalizers"]) && !object.list(&["metadata", "finalizers"]).is_empty();
+    let held =
+        object.has(&["metadata", "finalizers"]) && !object.list(&["metadata", "finalizers"]).is_empty();
     let graced = object.int(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) > 0;
     let is_namespace = object.text(&["kind"]) == "Namespace" && object.text(&["apiVersion"]) == "v1";
     let filled = is_namespace && !object.list(&["spec", "finalizers"]).is_empty();
@@ -251,10 +265,17 @@ mod tests {
     use super::*;
 
     fn options(grace_seconds: Option<i64>, propagation: Option<Propagation>) -> DeleteOptions {
-        DeleteOptions { grace_seconds, propagation, uid: String::new(), version: String::new(), keep: Keep::Yes }
+        DeleteOptions {
+            grace_seconds,
+            propagation,
+            uid: String::new(),
+            version: String::new(),
+            keep: Keep::Yes,
+        }
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn what_stays_and_for_how_long() {
         struct Case {
             name: &'static str,

@@ -46,7 +46,8 @@ impl Call<'_> {
         let options = ListOptions::parse(self.query, false)?;
         let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?;
         let page = self.page(&options, &selection).await?;
-        let (response, bytes) = answer::list(form, &self.resource, &page.objects, &page.metadata, self.query)?;
+        let (response, bytes) =
+            answer::list(form, &self.resource, &page.objects, &page.metadata, self.query)?;
         Ok(body::compress(&self.headers, response, bytes))
     }
 
@@ -67,7 +68,8 @@ impl Call<'_> {
             ListRead::Continue { revision: Some(revision), start } => {
                 self.wait_for(*revision).await?;
                 let objects = store.objects_at(&self.collection, *revision).await;
-                let objects = objects.map_err(|_| Status::continue_expired(query::continue_token(None, start)))?;
+                let objects =
+                    objects.map_err(|_| Status::continue_expired(query::continue_token(None, start)))?;
                 (objects, *revision, start.clone())
             }
             ListRead::Continue { revision: None, start } => {
@@ -86,7 +88,8 @@ impl Call<'_> {
     /// Waits until the store has reached a revision; a client that asks for too new a one is told so.
     pub(super) async fn wait_for(&self, revision: u64) -> Result<(), Status> {
         let mut newest = self.api.store.revision();
-        let reached = tokio::time::timeout(FUTURE_TIMEOUT, newest.wait_for(|newest| *newest >= revision)).await;
+        let reached =
+            tokio::time::timeout(FUTURE_TIMEOUT, newest.wait_for(|newest| *newest >= revision)).await;
         match reached {
             Ok(_) => Ok(()),
             Err(_) => Err(Status::version_in_future(revision, self.api.store.state().revision())),
@@ -95,10 +98,17 @@ impl Call<'_> {
 }
 
 /// Picks one page out of a collection.
-fn select(objects: &Objects, revision: u64, start: &str, options: &ListOptions, selection: &Selection) -> Page {
+fn select(
+    objects: &Objects,
+    revision: u64,
+    start: &str,
+    options: &ListOptions,
+    selection: &Selection,
+) -> Page {
     let prefix = selection.prefix();
     let after = if start.is_empty() { prefix.clone() } else { start.to_owned() };
-    let from = if start.is_empty() { Bound::Included(after.as_str()) } else { Bound::Excluded(after.as_str()) };
+    let from =
+        if start.is_empty() { Bound::Included(after.as_str()) } else { Bound::Excluded(after.as_str()) };
     let candidates = objects.range::<_, str>((from, Bound::Unbounded));
     let mut matching = candidates
         .take_while(|(key, _)| key.as_str().starts_with(&prefix))

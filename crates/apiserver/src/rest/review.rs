@@ -68,7 +68,12 @@ impl Call<'_> {
 
     /// What fixed roles can say as rules: everything, or what everybody with a name may do.
     fn rules(&self) -> Value {
-        let anything = Action::Resource(ResourceAction { verb: "*", group: "*", resource: "*", ..ResourceAction::default() });
+        let anything = Action::Resource(ResourceAction {
+            verb: "*",
+            group: "*",
+            resource: "*",
+            ..ResourceAction::default()
+        });
         let everything = self.api.authorizer.decide(self.user, &anything).is_allowed();
         let (resources, paths) = if everything {
             (json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]), json!(["*"]))
@@ -78,7 +83,21 @@ impl Call<'_> {
                 {"verbs": ["create"], "apiGroups": ["authorization.k8s.io"],
                  "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]},
             ]);
-            (questions, json!(["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"]))
+            (
+                questions,
+                json!([
+                    "/api",
+                    "/api/*",
+                    "/apis",
+                    "/apis/*",
+                    "/healthz",
+                    "/livez",
+                    "/openapi",
+                    "/openapi/*",
+                    "/readyz",
+                    "/version"
+                ]),
+            )
         };
         json!({
             "resourceRules": resources,

@@ -56,27 +56,41 @@ impl Call<'_> {
         if !since.is_empty() {
             parameters.push(format!("sinceTime={}", encode(since)));
         }
-        let path = format!("/containerLogs/{}/{name}/{container}?{}", self.target.namespace, parameters.join("&"));
+        let path =
+            format!("/containerLogs/{}/{name}/{container}?{}", self.target.namespace, parameters.join("&"));
         let response = self.agent(node, &path, Method::GET, HeaderMap::new()).await?;
         if response.status() != StatusCode::OK {
             return Err(agent_error(response).await);
         }
         // A failure in the middle can only end the text.
-        let pieces = BodyStream::new(response.into_body()).filter_map(|frame| async { frame.ok()?.into_data().ok() });
+        let pieces =
+            BodyStream::new(response.into_body()).filter_map(|frame| async { frame.ok()?.into_data().ok() });
         Ok(body::respond(200, "text/plain", body::stream(pieces)))
     }
 
-    pub(super) async fn tunnel(&self, name: &str, part: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    pub(super) async fn tunnel(
+        &self,
+        name: &str,
+        part: &str,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         let pod = self.pod(name)?;
         let node = node(name, &pod)?.to_owned();
         let phase = pod.text(&["status", "phase"]);
         if matches!(phase, "Succeeded" | "Failed") {
             let verb = if part == "exec" { "exec into a container" } else { "attach to a container" };
-            return Err(Status::bad_request(format!("cannot {verb} in a completed pod; current phase is {phase}")));
+            return Err(Status::bad_request(format!(
+                "cannot {verb} in a completed pod; current phase is {phase}"
+            )));
         }
-        let is_websocket = request.headers().get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let is_websocket = request
+            .headers()
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
         if !is_websocket {
-            return Err(Status::bad_request("Upgrade request required: this server speaks WebSocket for streams"));
+            return Err(Status::bad_request(
+                "Upgrade request required: this server speaks WebSocket for streams",
+            ));
         }
         let path = self.tunnel_path(name, part, &pod)?;
         let headers = pick(request.headers());
@@ -107,7 +121,8 @@ impl Call<'_> {
     fn tunnel_path(&self, name: &str, part: &str, pod: &Value) -> Result<String, Status> {
         let namespace = &self.target.namespace;
         if part == "portforward" {
-            let ports: Vec<String> = self.query.all("ports").map(|ports| format!("ports={}", encode(ports))).collect();
+            let ports: Vec<String> =
+                self.query.all("ports").map(|ports| format!("ports={}", encode(ports))).collect();
             return Ok(format!("/portForward/{namespace}/{name}?{}", ports.join("&")));
         }
         let container = self.container(name, pod)?;
@@ -116,7 +131,8 @@ impl Call<'_> {
         if part == "exec" && parameters.is_empty() {
             return Err(Status::bad_request("you must specify at least 1 command for the container"));
         }
-        for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+        for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+        {
             if self.query.flag(ours) {
                 parameters.push(format!("{theirs}=1"));
             }
@@ -148,7 +164,10 @@ impl Call<'_> {
         match names("containers").collect::<Vec<_>>().as_slice() {
             [only] => Ok((*only).to_owned()),
             several => {
-                let mut message = format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+                let mut message = format!(
+                    "a container name must be specified for pod {name}, choose one of: [{}]",
+                    several.join(" ")
+                );
                 let inits: Vec<_> = names("initContainers").collect();
                 if !inits.is_empty() {
                     message.push_str(&format!(" or one of the init containers: [{}]", inits.join(" ")));
@@ -159,7 +178,13 @@ impl Call<'_> {
     }
 
     /// One request to the agent of a node.
-    async fn agent(&self, node: &str, path: &str, method: Method, headers: HeaderMap) -> Result<Response<Incoming>, Status> {
+    async fn agent(
+        &self,
+        node: &str,
+        path: &str,
+        method: Method,
+        headers: HeaderMap,
+    ) -> Result<Response<Incoming>, Status> {
         let socket = self.socket(node)?;
         let failed = |why: String| {
             Status::internal(format!(
@@ -169,17 +194,21 @@ impl Call<'_> {
         };
         let exchange = async {
             let stream = UnixStream::connect(&socket).await.map_err(|error| failed(error.to_string()))?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| failed(error.to_string()))?;
             tokio::spawn(connection.with_upgrades());
             let mut request = Request::new(Empty::<Bytes>::new());
             *request.method_mut() = method;
-            *request.uri_mut() = path.parse().map_err(|_| Status::bad_request("the name or command cannot be sent"))?;
+            *request.uri_mut() =
+                path.parse().map_err(|_| Status::bad_request("the name or command cannot be sent"))?;
             *request.headers_mut() = headers;
             request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("kubelet"));
             sender.send_request(request).await.map_err(|error| failed(error.to_string()))
         };
-        tokio::time::timeout(AGENT_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(failed("no answer in time".to_owned())))
+        tokio::time::timeout(AGENT_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(failed("no answer in time".to_owned())))
     }
 
     /// The socket of a node's agent. Node names are checked when pods are written; here again, because they become a path.
@@ -202,8 +231,8 @@ fn node<'a>(name: &str, pod: &'a Value) -> Result<&'a str, Status> {
 /// A container that has not begun has no log.
 fn started(name: &str, container: &str, pod: &Value) -> Result<(), Status> {
     let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
-    let statuses = lists.iter().flat_map(|list| pod.list(&["status", list]));
-    let status = statuses.filter(|status| status.text(&["name"]) == container).next();
+    let mut statuses = lists.iter().flat_map(|list| pod.list(&["status", list]));
+    let status = statuses.find(|status| status.text(&["name"]) == container);
     let reason = match status {
         None => "ContainerCreating",
         Some(status) if status.has(&["state", "waiting"]) && !status.has(&["lastState", "terminated"]) => {
@@ -213,10 +242,14 @@ fn started(name: &str, container: &str, pod: &Value) -> Result<(), Status> {
     };
     let reason = if reason.is_empty() { "ContainerCreating" } else { reason };
     let message = match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => "trying and failing to pull image",
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            "trying and failing to pull image"
+        }
         other => other,
     };
-    Err(Status::bad_request(format!("container {container:?} in pod {name:?} is waiting to start: {message}")))
+    Err(Status::bad_request(format!(
+        "container {container:?} in pod {name:?} is waiting to start: {message}"
+    )))
 }
 
 /// The agent's error as ours, with its words.
@@ -248,7 +281,9 @@ fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
             other => encoded.push_str(&format!("%{other:02X}")),
         }
     }

@@ -63,7 +63,9 @@ impl Call<'_> {
             ("v1", "Pod") => (Bound::Pod, "pods"),
             ("v1", "Secret") => (Bound::Secret, "secrets"),
             (_, kind) => {
-                return Err(Status::bad_request(format!("cannot bind token for serviceaccount to object of kind {kind:?}")));
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount to object of kind {kind:?}"
+                )));
             }
         };
         let name = reference.text(&["name"]);
@@ -76,7 +78,9 @@ impl Call<'_> {
         }
         let account = self.target.name.as_deref().unwrap_or_default();
         if matches!(bound, Bound::Pod) && object.value().text(&["spec", "serviceAccountName"]) != account {
-            let why = format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.");
+            let why = format!(
+                "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+            );
             return Err(Status::bad_request(why));
         }
         Ok((bound, Reference { name: name.to_owned(), uid: uid.to_owned() }))

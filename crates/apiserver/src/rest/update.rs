@@ -25,7 +25,12 @@ struct Changed {
 }
 
 impl Call<'_> {
-    pub(super) async fn update(&self, name: &str, part: &str, body: &Bytes) -> Result<Response<Body>, Status> {
+    pub(super) async fn update(
+        &self,
+        name: &str,
+        part: &str,
+        body: &Bytes,
+    ) -> Result<Response<Body>, Status> {
         let options = self.write_options("UpdateOptions")?;
         let object_type = match self.resource.subresource(part) {
             Some(part) => &part.object,
@@ -34,7 +39,11 @@ impl Call<'_> {
         let decoded = decode::decode(object_type, self.content_type(), body, options.validation)?;
         self.check_address(name, &decoded.object)?;
         let absent = self.api.store.state().object(&self.collection, &self.key(name)).is_none();
-        if absent && part.is_empty() && self.resource.create_on_update && document::uid(&decoded.object).is_empty() {
+        if absent
+            && part.is_empty()
+            && self.resource.create_on_update
+            && document::uid(&decoded.object).is_empty()
+        {
             let mut object = decoded.object;
             object.take_at(&["metadata", "resourceVersion"]);
             let (created, warnings) = self.create(object, options).await?;
@@ -42,7 +51,11 @@ impl Call<'_> {
         }
         let conditional = !decoded.object.text(&["metadata", "resourceVersion"]).is_empty();
         if part.is_empty() && !conditional && !self.resource.unconditional_update {
-            let error = FieldError::invalid(&Path::new("metadata").field("resourceVersion"), 0, "must be specified for an update");
+            let error = FieldError::invalid(
+                &Path::new("metadata").field("resourceVersion"),
+                0,
+                "must be specified for an update",
+            );
             let kind = Qualified { group: self.resource.group(), name: &self.resource.plural };
             return Err(Status::invalid_kind(kind, name, &[error]));
         }
@@ -64,8 +77,13 @@ impl Call<'_> {
     ) -> Result<Response<Body>, Status> {
         let options = self.write_options("PatchOptions")?;
         if self.query.has("force") && patch_type != PatchType::Apply {
-            let error = FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch");
-            return Err(Status::invalid_kind(Qualified { group: "meta.k8s.io", name: "PatchOptions" }, "", &[error]));
+            let error =
+                FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+            return Err(Status::invalid_kind(
+                Qualified { group: "meta.k8s.io", name: "PatchOptions" },
+                "",
+                &[error],
+            ));
         }
         let document = patch::parse(body)?;
         let schema = match self.resource.subresource(part) {
@@ -97,7 +115,8 @@ impl Call<'_> {
         let key = self.key(name);
         for _ in 0..TRIES_MAX {
             let state = self.api.store.state();
-            let current = Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
+            let current =
+                Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
             let decoded = change(current.value())?;
             let prepared = self.prepare(name, part, decoded.object, &current)?;
             match self.replace(&key, prepared, current, options).await {
@@ -115,7 +134,8 @@ impl Call<'_> {
         if !uid.is_empty() && uid != current.metadata("uid") {
             return Err(Status::uid_mismatch(self.resource.qualified(), name, uid, current.metadata("uid")));
         }
-        let version = query::revision(new.text(&["metadata", "resourceVersion"]))?.filter(|version| *version != 0);
+        let version =
+            query::revision(new.text(&["metadata", "resourceVersion"]))?.filter(|version| *version != 0);
         if version.is_some_and(|version| version != current.revision()) {
             return Err(Status::modified(self.resource.qualified(), name));
         }
@@ -139,7 +159,8 @@ impl Call<'_> {
         if !finished && strategy::is_no_op(&new, current.value()) {
             return Ok(current);
         }
-        let (api, resource, collection) = (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
+        let (api, resource, collection) =
+            (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
         let (key, random) = (key.clone(), rand::random());
         let stored = self.api.store.commit(options.keep, move |txn| {
             let newest = txn.state().object(&collection, &key).ok_or(Refusal::Stale)?;
@@ -181,7 +202,12 @@ impl Call<'_> {
         decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
     }
 
-    fn answer_part(&self, part: &str, changed: &Changed, warnings: &[String]) -> Result<Response<Body>, Status> {
+    fn answer_part(
+        &self,
+        part: &str,
+        changed: &Changed,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
         let warnings = if warnings.is_empty() { &changed.warnings } else { warnings };
         match part {
             "scale" => self.answer_value(200, &scale::read(&self.resource, changed.object.value()), warnings),

@@ -45,9 +45,9 @@ impl Call<'_> {
         let options = ListOptions::parse(self.query, true)?;
         let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?.named(name);
         let watching = self.api.metrics.watch()?;
-        let seconds = options.timeout_seconds.unwrap_or_else(|| {
-            rand::random_range(TIMEOUT_SECONDS_MIN..TIMEOUT_SECONDS_MIN * 2)
-        });
+        let seconds = options
+            .timeout_seconds
+            .unwrap_or_else(|| rand::random_range(TIMEOUT_SECONDS_MIN..TIMEOUT_SECONDS_MIN * 2));
         let ends_at = Instant::now() + Duration::from_secs(seconds.min(86_400));
         let mut bookmark = tokio::time::interval(BOOKMARK_INTERVAL);
         bookmark.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -200,7 +200,8 @@ impl Stream {
     }
 
     fn fail(&mut self, status: &Status) {
-        self.pending.push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}))));
+        self.pending
+            .push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}))));
         self.ended = true;
     }
 }

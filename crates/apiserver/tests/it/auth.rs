@@ -65,7 +65,8 @@ async fn a_token_is_its_account_until_what_it_is_bound_to_is_gone() {
     let mut client = server.client_as(None).await;
     client.headers.push(("authorization", format!("Bearer {text}")));
     assert_eq!(client.get("/api/v1/services").await.code, 200, "an account of the system's namespaces");
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": text}});
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": text}});
     let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
     let known = admin.post(reviews, &review).await.json();
     assert_eq!(known["status"]["user"]["username"], "system:serviceaccount:kube-system:default");

@@ -17,7 +17,8 @@ async fn kubectl(server: &Running, arguments: &str, input: &str) -> Result<Strin
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(input.as_bytes()).await.unwrap();
     drop(stdin);
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("kubectl ends").unwrap();
+    let output =
+        tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("kubectl ends").unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
 }
@@ -43,7 +44,9 @@ spec:
 async fn the_commands_of_every_day_work() {
     let server = Running::start().await;
     let run = async |arguments: &str, input: &str| {
-        kubectl(&server, arguments, input).await.unwrap_or_else(|error| panic!("kubectl {arguments}: {error}"))
+        kubectl(&server, arguments, input)
+            .await
+            .unwrap_or_else(|error| panic!("kubectl {arguments}: {error}"))
     };
     assert!(run("version", "").await.contains("Server Version: v1.36.0+fairway"));
     assert!(run("get namespaces", "").await.contains("fairway-system"));
@@ -59,7 +62,10 @@ async fn the_commands_of_every_day_work() {
     let columns: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(columns, ["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"]);
     let cells: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
-    assert_eq!((cells[0], cells[1], cells[3], cells[4], cells[6]), ("web", "ClusterIP", "<none>", "81/TCP", "app=web"));
+    assert_eq!(
+        (cells[0], cells[1], cells[3], cells[4], cells[6]),
+        ("web", "ClusterIP", "<none>", "81/TCP", "app=web")
+    );
     assert!(run("scale deployment web --replicas=5", "").await.contains("scaled"));
     assert_eq!(run("get deployment web -o jsonpath={.spec.replicas}", "").await, "5");
     assert!(run("label service web tier=front", "").await.contains("labeled"));

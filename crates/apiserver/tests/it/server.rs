@@ -21,19 +21,19 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Long enough for a busy machine, short enough to fail.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The certificates of a cluster, in files.
-pub struct Pki {
-    pub directory: TempDir,
+pub(crate) struct Pki {
+    pub(crate) directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, in files.
 #[derive(Clone)]
-pub struct Identity {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
+pub(crate) struct Identity {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Pki {
@@ -45,17 +45,19 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(directory.path().join("ca.crt"), certificate.pem()).unwrap();
-        std::fs::write(directory.path().join("sa.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        std::fs::write(directory.path().join("sa.key"), KeyPair::generate().unwrap().serialize_pem())
+            .unwrap();
         Self { directory, issuer: Issuer::new(params, key) }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// A certificate for a user in groups, or for a server.
-    pub fn identity(&self, name: &str, groups: &[&str]) -> Identity {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    pub(crate) fn identity(&self, name: &str, groups: &[&str]) -> Identity {
+        let mut params =
+            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         for group in groups {
@@ -64,8 +66,10 @@ impl Pki {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let file = name.replace(':', "-");
-        let identity =
-            Identity { certificate: self.path(&format!("{file}.crt")), key: self.path(&format!("{file}.key")) };
+        let identity = Identity {
+            certificate: self.path(&format!("{file}.crt")),
+            key: self.path(&format!("{file}.key")),
+        };
         std::fs::write(&identity.certificate, certificate.pem()).unwrap();
         std::fs::write(&identity.key, key.serialize_pem()).unwrap();
         identity
@@ -73,18 +77,18 @@ impl Pki {
 }
 
 /// A running server. Its directories go when it is dropped.
-pub struct Running {
-    pub pki: Pki,
-    pub admin: Identity,
-    pub address: SocketAddr,
-    pub run_dir: PathBuf,
+pub(crate) struct Running {
+    pub(crate) pki: Pki,
+    pub(crate) admin: Identity,
+    pub(crate) address: SocketAddr,
+    pub(crate) run_dir: PathBuf,
     state: TempDir,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let pki = Pki::new();
         pki.identity("server", &[]);
         let admin = pki.identity("admin", &["system:masters"]);
@@ -122,33 +126,35 @@ impl Running {
     }
 
     /// Stops the server and starts it again on the same state.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         let (address, stop, task) = Self::launch(&self.pki, self.state.path()).await;
         (self.address, self.stop, self.task) = (address, Some(stop), task);
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
         tokio::time::timeout(PATIENCE, &mut self.task).await.unwrap().unwrap();
     }
 
     /// What a second server on the same state says.
-    pub async fn second(&self) -> String {
+    pub(crate) async fn second(&self) -> String {
         Server::bind(Self::config(&self.pki, self.state.path())).await.err().unwrap().to_string()
     }
 
     /// A connection with the administrator's certificate.
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         self.client_as(Some(&self.admin)).await
     }
 
     /// A connection with a certificate or none.
-    pub async fn client_as(&self, identity: Option<&Identity>) -> Client {
+    pub(crate) async fn client_as(&self, identity: Option<&Identity>) -> Client {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.pki.path("ca.crt")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
         let builder = builder.with_root_certificates(roots);
         let config = match identity {
             Some(identity) => {
@@ -168,7 +174,7 @@ impl Running {
     }
 
     /// A kubeconfig for the administrator.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         let path = self.pki.path("kubeconfig");
         let config = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: t\n\
@@ -186,32 +192,38 @@ impl Running {
 }
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     /// Sent with every request.
-    pub headers: Vec<(&'static str, String)>,
+    pub(crate) headers: Vec<(&'static str, String)>,
 }
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub code: u16,
-    pub headers: hyper::HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) headers: hyper::HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         self.json()["message"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl Client {
-    pub async fn send(&mut self, method: &str, path: &str, content_type: &str, body: &str) -> Response<Incoming> {
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &str,
+    ) -> Response<Incoming> {
         let mut request = Request::builder().method(method).uri(path).header("host", "test");
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
@@ -224,35 +236,36 @@ impl Client {
         tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await.unwrap().unwrap()
     }
 
-    pub async fn ask(&mut self, method: &str, path: &str, content_type: &str, body: &str) -> Answer {
+    pub(crate) async fn ask(&mut self, method: &str, path: &str, content_type: &str, body: &str) -> Answer {
         let response = self.send(method, path, content_type, body).await;
         let (code, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = tokio::time::timeout(PATIENCE, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
+        let bytes =
+            tokio::time::timeout(PATIENCE, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
         Answer { code, headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }
 
-    pub async fn get(&mut self, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.ask("GET", path, "", "").await
     }
 
-    pub async fn post(&mut self, path: &str, object: &Value) -> Answer {
+    pub(crate) async fn post(&mut self, path: &str, object: &Value) -> Answer {
         self.ask("POST", path, "application/json", &object.to_string()).await
     }
 
-    pub async fn put(&mut self, path: &str, object: &Value) -> Answer {
+    pub(crate) async fn put(&mut self, path: &str, object: &Value) -> Answer {
         self.ask("PUT", path, "application/json", &object.to_string()).await
     }
 
-    pub async fn merge(&mut self, path: &str, patch: &Value) -> Answer {
+    pub(crate) async fn merge(&mut self, path: &str, patch: &Value) -> Answer {
         self.ask("PATCH", path, "application/merge-patch+json", &patch.to_string()).await
     }
 
-    pub async fn delete(&mut self, path: &str) -> Answer {
+    pub(crate) async fn delete(&mut self, path: &str) -> Answer {
         self.ask("DELETE", path, "", "").await
     }
 
     /// A watch; the connection serves nothing else from now on.
-    pub async fn watch(mut self, path: &str) -> Watch {
+    pub(crate) async fn watch(mut self, path: &str) -> Watch {
         let response = self.send("GET", path, "", "").await;
         assert_eq!(response.status(), 200, "{path}");
         Watch { body: response.into_body(), buffered: Vec::new(), _client: self }
@@ -260,7 +273,7 @@ impl Client {
 }
 
 /// The events of a watch.
-pub struct Watch {
+pub(crate) struct Watch {
     body: Incoming,
     buffered: Vec<u8>,
     _client: Client,
@@ -268,7 +281,7 @@ pub struct Watch {
 
 impl Watch {
     /// The next event; none at the clean end.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffered.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffered.drain(..=end).collect();
@@ -285,13 +298,17 @@ impl Watch {
     }
 
     /// The next event as `TYPE name`.
-    pub async fn brief(&mut self) -> String {
+    pub(crate) async fn brief(&mut self) -> String {
         let event = self.next().await.expect("an event");
-        format!("{} {}", event["type"].as_str().unwrap(), event["object"]["metadata"]["name"].as_str().unwrap_or("-"))
+        format!(
+            "{} {}",
+            event["type"].as_str().unwrap(),
+            event["object"]["metadata"]["name"].as_str().unwrap_or("-")
+        )
     }
 }
 
 /// A ConfigMap.
-pub fn config_map(name: &str, value: &str) -> Value {
+pub(crate) fn config_map(name: &str, value: &str) -> Value {
     serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": value}})
 }

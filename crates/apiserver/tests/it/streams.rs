@@ -48,7 +48,10 @@ async fn logs_come_from_the_agent() {
     let log = client.get(&format!("{PODS}/p/log?container=a&tailLines=5&follow=true")).await;
     assert_eq!((log.code, log.text.as_str()), (200, "hello\n"));
     let (head, _) = agent.await.unwrap();
-    assert!(head.starts_with("GET /containerLogs/default/p/a?follow=true&tailLines=5 HTTP/1.1\r\n"), "{head}");
+    assert!(
+        head.starts_with("GET /containerLogs/default/p/a?follow=true&tailLines=5 HTTP/1.1\r\n"),
+        "{head}"
+    );
 
     let none = client.get(&format!("{PODS}/p/log")).await;
     let want = "a container name must be specified for pod p, choose one of: [a b]";
@@ -83,7 +86,10 @@ async fn exec_is_carried_both_ways() {
     assert_eq!(response.status(), 101);
     assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
     let (head, mut far) = agent.await.unwrap();
-    assert!(head.starts_with("GET /exec/default/p/a?command=echo&command=a%20b&output=1&error=1 HTTP/1.1\r\n"), "{head}");
+    assert!(
+        head.starts_with("GET /exec/default/p/a?command=echo&command=a%20b&output=1&error=1 HTTP/1.1\r\n"),
+        "{head}"
+    );
     assert!(head.to_lowercase().contains("sec-websocket-key: x\r\n"), "{head}");
     let mut near = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     near.write_all(b"ping").await.unwrap();

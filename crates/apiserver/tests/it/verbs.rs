@@ -37,12 +37,19 @@ async fn an_object_is_created_read_changed_and_deleted() {
     let nothing = client.merge(&format!("{MAPS}/a"), &json!({"data": {"j": "3"}})).await;
     let version = |answer: &Value| answer["metadata"]["resourceVersion"].clone();
     assert_eq!(version(&nothing.json()), version(&patched.json()), "a change of nothing is no change");
-    let forced = client.merge(&format!("{MAPS}/a"), &json!({"metadata": {"resourceVersion": "1"}, "data": {"j": "4"}})).await;
+    let forced = client
+        .merge(&format!("{MAPS}/a"), &json!({"metadata": {"resourceVersion": "1"}, "data": {"j": "4"}}))
+        .await;
     assert_eq!(forced.code, 409);
 
-    let wrong = client.ask("DELETE", &format!("{MAPS}/a"), "application/json", r#"{"preconditions":{"uid":"x"}}"#).await;
+    let wrong = client
+        .ask("DELETE", &format!("{MAPS}/a"), "application/json", r#"{"preconditions":{"uid":"x"}}"#)
+        .await;
     assert_eq!(wrong.code, 409);
-    assert!(wrong.message().contains("the UID in the precondition (x) does not match the UID in record ("), "{wrong:?}");
+    assert!(
+        wrong.message().contains("the UID in the precondition (x) does not match the UID in record ("),
+        "{wrong:?}"
+    );
     let deleted = client.delete(&format!("{MAPS}/a")).await;
     assert_eq!((deleted.code, deleted.json()["status"].as_str()), (200, Some("Success")));
     assert_eq!(deleted.json()["details"]["uid"], object["metadata"]["uid"]);
@@ -69,7 +76,10 @@ async fn mistakes_are_answered_with_the_messages_that_clients_know() {
         Case {
             name: "another namespace in the body",
             request: ("POST", MAPS, named("other")),
-            want: (400, "the namespace of the provided object does not match the namespace sent on the request"),
+            want: (
+                400,
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ),
         },
         Case {
             name: "another name in the path",
@@ -78,7 +88,11 @@ async fn mistakes_are_answered_with_the_messages_that_clients_know() {
         },
         Case {
             name: "a version on create",
-            request: ("POST", MAPS, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "5"}})),
+            request: (
+                "POST",
+                MAPS,
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": "5"}}),
+            ),
             want: (500, "resourceVersion should not be set on objects to be created"),
         },
         Case {
@@ -135,7 +149,10 @@ async fn a_dry_run_decides_all_and_keeps_nothing() {
     assert_eq!(client.get(&format!("{path}/s")).await.code, 404);
     let bad = client.post(&format!("{path}?dryRun=Some"), &service).await;
     assert_eq!(bad.code, 422);
-    assert!(bad.message().contains(r#"dryRun: Unsupported value: "Some": supported values: "All""#), "{bad:?}");
+    assert!(
+        bad.message().contains(r#"dryRun: Unsupported value: "Some": supported values: "All""#),
+        "{bad:?}"
+    );
 }
 
 #[tokio::test]
@@ -146,16 +163,22 @@ async fn services_get_addresses_that_nobody_else_has() {
     let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
     let own = client.get(&format!("{path}/kubernetes")).await.json();
     assert_eq!(own["spec"]["clusterIP"], "10.96.0.1");
-    let taken = client.post(path, &service("t", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}))).await;
+    let taken =
+        client.post(path, &service("t", json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}))).await;
     assert_eq!(taken.code, 422, "{taken:?}");
-    assert!(taken.message().contains("failed to allocate IP 10.96.0.1: provided IP is already allocated"), "{taken:?}");
+    assert!(
+        taken.message().contains("failed to allocate IP 10.96.0.1: provided IP is already allocated"),
+        "{taken:?}"
+    );
     let node = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
     let first = client.post(path, &service("n", node.clone())).await;
     assert_eq!(first.code, 201, "{first:?}");
     let second = client.post(path, &service("m", node.clone())).await;
     assert!(second.message().contains("30080: provided port is already allocated"), "{second:?}");
     // PUT without the allocated fields keeps them.
-    let put = client.put(&format!("{path}/n"), &service("n", json!({"type": "NodePort", "ports": [{"port": 81}]}))).await;
+    let put = client
+        .put(&format!("{path}/n"), &service("n", json!({"type": "NodePort", "ports": [{"port": 81}]})))
+        .await;
     assert_eq!(put.code, 200, "{put:?}");
     assert_eq!(put.json()["spec"]["clusterIP"], first.json()["spec"]["clusterIP"]);
     assert_eq!(client.delete(&format!("{path}/n")).await.code, 200);
@@ -186,7 +209,8 @@ async fn lists_come_in_pages_of_one_state() {
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     assert!(second["metadata"].get("continue").is_none());
     let version = first["metadata"]["resourceVersion"].as_str().unwrap();
-    let exact = client.get(&format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact")).await.json();
+    let exact =
+        client.get(&format!("{MAPS}?resourceVersion={version}&resourceVersionMatch=Exact")).await.json();
     assert_eq!(names(&exact).len(), 8);
     let labels = client.get(&format!("{MAPS}?labelSelector=a%3Db")).await.json();
     assert!(names(&labels).is_empty());
@@ -195,7 +219,10 @@ async fn lists_come_in_pages_of_one_state() {
     let bad = client.get(&format!("{MAPS}?fieldSelector=data.k%3D1")).await;
     assert_eq!(bad.code, 400, "{bad:?}");
     let future = client.get(&format!("{MAPS}?resourceVersion=99999999")).await;
-    assert_eq!((future.code, future.json()["details"]["causes"][0]["reason"].as_str()), (504, Some("ResourceVersionTooLarge")));
+    assert_eq!(
+        (future.code, future.json()["details"]["causes"][0]["reason"].as_str()),
+        (504, Some("ResourceVersionTooLarge"))
+    );
     let deleted = client.delete(&format!("{MAPS}?fieldSelector=metadata.name%3Dm4")).await.json();
     assert_eq!(names(&deleted), ["m4"]);
 }
@@ -209,7 +236,10 @@ async fn names_are_generated() {
     assert!(name.len() == 7 && name.starts_with("x-"), "{name}");
     let nameless = client.post(MAPS, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}})).await;
     assert_eq!(nameless.code, 422);
-    assert!(nameless.message().contains("metadata.name: Required value: name or generateName is required"), "{nameless:?}");
+    assert!(
+        nameless.message().contains("metadata.name: Required value: name or generateName is required"),
+        "{nameless:?}"
+    );
 }
 
 #[tokio::test]
@@ -267,7 +297,12 @@ async fn a_pod_is_admitted_bound_once_and_ends_in_its_time() {
     let on_node = client.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await.json();
     assert_eq!(on_node["items"][0]["status"]["conditions"][0]["type"], "PodScheduled");
 
-    let status = client.merge(&format!("{pods}/p/status"), &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "n2"}})).await;
+    let status = client
+        .merge(
+            &format!("{pods}/p/status"),
+            &json!({"status": {"phase": "Running"}, "spec": {"nodeName": "n2"}}),
+        )
+        .await;
     assert_eq!(status.code, 200, "{status:?}");
     assert_eq!(status.json()["status"]["phase"], "Running");
     assert_eq!(status.json()["spec"]["nodeName"], "n1", "status writes do not reach the spec");
@@ -308,7 +343,10 @@ async fn scale_reads_and_writes_replicas() {
     assert_eq!(created.json()["metadata"]["generation"], 1);
     let scaled = client.merge(&format!("{deployments}/d/scale"), &json!({"spec": {"replicas": 3}})).await;
     assert_eq!(scaled.code, 200, "{scaled:?}");
-    assert_eq!((scaled.json()["kind"].as_str(), &scaled.json()["spec"]["replicas"]), (Some("Scale"), &json!(3)));
+    assert_eq!(
+        (scaled.json()["kind"].as_str(), &scaled.json()["spec"]["replicas"]),
+        (Some("Scale"), &json!(3))
+    );
     assert_eq!(scaled.json()["status"]["selector"], "app=d");
     let read = client.get(&format!("{deployments}/d")).await.json();
     assert_eq!((&read["spec"]["replicas"], &read["metadata"]["generation"]), (&json!(3), &json!(2)));

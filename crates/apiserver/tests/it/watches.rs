@@ -25,7 +25,9 @@ async fn a_watch_goes_on_where_a_list_ended() {
     let deleted = watch.next().await.unwrap();
     assert_eq!(deleted["type"], "DELETED");
     assert_eq!(deleted["object"]["data"], removed["data"], "the last content");
-    let number = |object: &serde_json::Value| object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let number = |object: &serde_json::Value| {
+        object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap()
+    };
     assert!(number(&deleted["object"]) > number(&removed), "with a newer version");
 }
 
@@ -45,7 +47,10 @@ async fn what_leaves_a_selector_is_deleted_and_what_enters_is_added() {
         assert_eq!(watch.brief().await, want);
     }
     let left = watch.next().await.unwrap();
-    assert_eq!((left["type"].as_str(), left["object"]["metadata"]["labels"]["a"].as_str()), (Some("DELETED"), Some("b")));
+    assert_eq!(
+        (left["type"].as_str(), left["object"]["metadata"]["labels"]["a"].as_str()),
+        (Some("DELETED"), Some("b"))
+    );
     assert_eq!(watch.brief().await, "ADDED m");
 }
 
@@ -54,7 +59,9 @@ async fn initial_events_end_with_a_marked_bookmark() {
     let server = Running::start().await;
     let mut client = server.client().await;
     client.post(MAPS, &config_map("a", "1")).await;
-    let path = format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let path = format!(
+        "{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
     let mut watch = server.client().await.watch(&path).await;
     assert_eq!(watch.brief().await, "ADDED a");
     assert_eq!(watch.brief().await, "ADDED kube-root-ca.crt");
@@ -77,10 +84,18 @@ async fn a_watch_ends_cleanly_with_a_bookmark_before() {
     assert_eq!(watch.brief().await, "ADDED kube-root-ca.crt");
     assert_eq!(watch.next().await.unwrap()["type"], "BOOKMARK");
     // Elsewhere the store moves on; the last bookmark says so.
-    let created = client.post("/api/v1/namespaces/kube-public/secrets", &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})).await;
+    let created = client
+        .post(
+            "/api/v1/namespaces/kube-public/secrets",
+            &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}),
+        )
+        .await;
     let bookmark = watch.next().await.unwrap();
     assert_eq!(bookmark["type"], "BOOKMARK");
-    assert_eq!(bookmark["object"]["metadata"]["resourceVersion"], created.json()["metadata"]["resourceVersion"]);
+    assert_eq!(
+        bookmark["object"]["metadata"]["resourceVersion"],
+        created.json()["metadata"]["resourceVersion"]
+    );
     assert!(watch.next().await.is_none(), "a clean end");
 }
 
@@ -92,12 +107,17 @@ async fn tables_and_metadata_are_watched_too() {
     tables.headers.push(("accept", "application/json;as=Table;v=v1;g=meta.k8s.io".to_owned()));
     let mut tables = tables.watch(&format!("{MAPS}?watch=1")).await;
     let mut metadata = server.client().await;
-    metadata.headers.push(("accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io".to_owned()));
+    metadata
+        .headers
+        .push(("accept", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io".to_owned()));
     let mut metadata = metadata.watch(&format!("{MAPS}?watch=1")).await;
     client.post(MAPS, &config_map("z", "1")).await;
     let first = tables.next().await.unwrap();
     assert_eq!(first["object"]["kind"], "Table");
-    assert!(first["object"]["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()), "{first}");
+    assert!(
+        first["object"]["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()),
+        "{first}"
+    );
     let second = tables.next().await.unwrap();
     assert_eq!(second["object"]["rows"][0]["cells"][0], "z");
     metadata.next().await.unwrap();
@@ -110,7 +130,8 @@ async fn tables_and_metadata_are_watched_too() {
 async fn one_object_is_watched_by_name() {
     let server = Running::start().await;
     let mut client = server.client().await;
-    let mut watch = server.client().await.watch(&format!("{MAPS}?watch=true&fieldSelector=metadata.name%3Dw")).await;
+    let mut watch =
+        server.client().await.watch(&format!("{MAPS}?watch=true&fieldSelector=metadata.name%3Dw")).await;
     let mut old = server.client().await.watch("/api/v1/watch/namespaces/default/configmaps/w").await;
     client.post(MAPS, &config_map("v", "1")).await;
     client.post(MAPS, &config_map("w", "1")).await;
