@@ -21,6 +21,7 @@ mod allocations;
 pub mod auth;
 mod boot;
 mod discovery;
+mod expire;
 pub mod http;
 mod metrics;
 mod rest;
@@ -174,9 +175,11 @@ impl Server {
             shutdown.await;
             trigger.cancel();
         });
+        let expiring = tokio::spawn(expire::run(Arc::clone(&self.api)));
         crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop)
             .await;
         waiting.abort();
+        let _ = expiring.await;
         self.api.store.close().await;
     }
 }

@@ -109,6 +109,10 @@ impl Metrics {
             writeln!(text, "{name}_sum{{verb=\"{verb}\"}} {}", histogram.sum_s)?;
             writeln!(text, "{name}_count{{verb=\"{verb}\"}} {}", histogram.count)?;
         }
+        self.write_store(text, store)
+    }
+
+    fn write_store(&self, text: &mut String, store: &store::Store) -> std::fmt::Result {
         let state = store.state();
         let counters = store.metrics();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

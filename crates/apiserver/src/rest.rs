@@ -122,8 +122,7 @@ impl Call<'_> {
             }
             "POST" => {
                 self.allowed(Verb::Create)?;
-                let headers = self.headers.clone();
-                self.create_from(&headers, &body::read(request.into_body()).await?).await
+                self.create_from(&body::read(request.into_body()).await?).await
             }
             "DELETE" => {
                 self.allowed(Verb::DeleteCollection)?;

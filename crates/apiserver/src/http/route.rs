@@ -66,7 +66,9 @@ pub struct Target {
 pub fn parse(path: &str) -> Route {
     let segments: Option<Vec<String>> =
         path.split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
-    let Some(segments) = segments else { return Route::Unknown };
+    let Some(segments) = segments.filter(|segments| segments.iter().all(|segment| is_plain(segment))) else {
+        return Route::Unknown;
+    };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match segments.as_slice() {
         [] => Route::Root,
@@ -94,6 +96,11 @@ pub fn parse(path: &str) -> Route {
         ["apis", group, version, rest @ ..] => target(group, version, rest),
         _ => Route::Unknown,
     }
+}
+
+/// What may be a part of a path: nothing that could be read as another path once it is decoded.
+fn is_plain(segment: &str) -> bool {
+    segment != "." && segment != ".." && !segment.contains(['/', '%', '\0'])
 }
 
 fn target(group: &str, version: &str, rest: &[&str]) -> Route {
@@ -179,7 +186,10 @@ mod tests {
             words.extend(target.subresource);
             assert_eq!(words.join(" "), case.want, "{}", case.path);
         }
-        assert_eq!(parse("/api/v1/pods/%ff"), Route::Unknown);
+        for path in ["/api/v1/pods/%ff", "/api/v1/nodes/a%2Fb", "/api/v1/nodes/%2e%2e", "/api/v1/nodes/a%25b"]
+        {
+            assert_eq!(parse(path), Route::Unknown, "{path}");
+        }
         assert_eq!(parse("/api/v1/pods/%f"), Route::Unknown);
         assert_eq!(parse("/readyz/ping"), Route::Health(Some("ping".to_owned())));
         assert_eq!(parse("/nothing"), Route::Unknown);

@@ -9,7 +9,7 @@ use fairway_objects::registry::BuiltinKind;
 use fairway_objects::status::Status;
 use fairway_objects::strategy::{self, Creation};
 use fairway_objects::{allocate, defaults, validate};
-use http::{HeaderMap, Response};
+use http::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -22,11 +22,7 @@ use crate::store::{Collection, CommitError, Keep, Key, Object, Txn};
 const NAMES_MAX: usize = 8;
 
 impl Call<'_> {
-    pub(super) async fn create_from(
-        &self,
-        _headers: &HeaderMap,
-        body: &Bytes,
-    ) -> Result<Response<Body>, Status> {
+    pub(super) async fn create_from(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let options = self.write_options("CreateOptions")?;
         let decoded = decode::decode(&self.resource.object, self.content_type(), body, options.validation)?;
         if !self.resource.is_stored() {

@@ -9,6 +9,7 @@ use fairway_objects::document::{self, Document};
 use fairway_objects::field::{FieldError, Path};
 use fairway_objects::registry::{self, BuiltinKind, Generation, Resource};
 use fairway_objects::status::{Qualified, Status};
+use futures::StreamExt;
 use http::Response;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -21,6 +22,9 @@ use crate::store::{Keep, Key, Object, Txn};
 
 /// Namespaces that the cluster cannot be without.
 const UNDELETABLE: &[&str] = &["default", "kube-system", "kube-public"];
+
+/// Objects of a collection that are deleted at once.
+const DELETES_MAX: usize = 64;
 
 /// What becomes of the objects that an object owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,10 +129,15 @@ impl Call<'_> {
         let list = ListOptions::parse(self.query, false)?;
         let selection = Selection::parse(&self.resource, &self.target.namespace, &list)?;
         let page = self.page(&list, &selection).await?;
-        let mut deleted = Vec::with_capacity(page.objects.len());
-        for object in page.objects {
-            let key = Key::new(object.metadata("namespace"), object.metadata("name"));
-            match self.delete_one(key, options.clone()).await {
+        // Many at once, so that they share the sync of the store.
+        let keys =
+            page.objects.iter().map(|object| Key::new(object.metadata("namespace"), object.metadata("name")));
+        let keys: Vec<Key> = keys.collect();
+        let mut deleted = Vec::with_capacity(keys.len());
+        let deletes = keys.into_iter().map(|key| self.delete_one(key, options.clone()));
+        let mut deletes = futures::stream::iter(deletes).buffered(DELETES_MAX);
+        while let Some(outcome) = deletes.next().await {
+            match outcome {
                 Ok(Outcome::Removed(object) | Outcome::Waiting(object)) => deleted.push(object),
                 Err(status) if status.reason == fairway_objects::Reason::NotFound => {}
                 Err(status) => return Err(status),

@@ -25,7 +25,7 @@ use crate::http::negotiate::Shape;
 use crate::http::query::{ListOptions, WatchFrom};
 use crate::metrics::Watching;
 use crate::server::Api;
-use crate::store::{Event, Log, Object, Store};
+use crate::store::{Event, Log, Object, Objects, Store};
 
 /// Between bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -65,6 +65,8 @@ impl Call<'_> {
             log,
             selection,
             at: 0,
+            existing: None,
+            mark_end: false,
             pending: VecDeque::new(),
             bookmarks: options.bookmarks,
             bookmark,
@@ -92,6 +94,10 @@ struct Stream {
     selection: Selection,
     /// Everything up to this revision has been seen.
     at: u64,
+    /// What existed at the start and has not been sent yet.
+    existing: Option<<Objects as IntoIterator>::IntoIter>,
+    /// A bookmark marks the end of it.
+    mark_end: bool,
     pending: VecDeque<Bytes>,
     bookmarks: bool,
     bookmark: tokio::time::Interval,
@@ -114,18 +120,9 @@ impl Stream {
                     return self.fail(&status);
                 }
                 let state = self.api.store.state();
-                let objects = state.objects(&call.collection);
-                for (key, object) in &objects {
-                    if self.selection.matches(key, object.value()) {
-                        let line = self.encoder.line("ADDED", object);
-                        self.pending.push_back(line);
-                    }
-                }
+                self.existing = Some(state.objects(&call.collection).into_iter());
                 self.at = state.revision();
-                if marked && self.bookmarks {
-                    let line = self.encoder.bookmark(self.at, true);
-                    self.pending.push_back(line);
-                }
+                self.mark_end = marked && self.bookmarks;
             }
         }
     }
@@ -133,6 +130,7 @@ impl Stream {
     /// The next piece; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            self.read_existing();
             if !self.pending.is_empty() {
                 return Some(self.piece());
             }
@@ -167,6 +165,23 @@ impl Stream {
             piece.extend_from_slice(&line);
         }
         piece.freeze()
+    }
+
+    /// Queues some of what existed at the start, and the mark after the last.
+    fn read_existing(&mut self) {
+        let Some(existing) = &mut self.existing else { return };
+        while self.pending.len() < BATCH_LEN_MAX {
+            let Some((key, object)) = existing.next() else {
+                self.existing = None;
+                if self.mark_end {
+                    self.pending.push_back(self.encoder.bookmark(self.at, true));
+                }
+                return;
+            };
+            if self.selection.matches(&key, object.value()) {
+                self.pending.push_back(self.encoder.line("ADDED", &object));
+            }
+        }
     }
 
     /// Queues what the log has for us; true if there was anything to look at.

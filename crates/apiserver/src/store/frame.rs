@@ -3,7 +3,7 @@
 //! ```text
 //! frame  = magic "\xFFFW1"  length u32  crc32c(payload) u32  payload       (all integers little-endian)
 //! payload = time_ms u64  record*
-//! record = tag u8 (1 put, 2 remove, 3 end)  revision u64  collection_len u16  key_len u16  value_len u32  collection key value
+//! record = tag u8 (1 put, 2 remove, 3 end)  revision u64  collection_len u32  key_len u32  value_len u32  collection key value
 //! ```
 //!
 //! The magic starts with a byte that no text contains, so that a search for the next frame is not led astray by stored documents.
@@ -63,7 +63,7 @@ impl Builder {
         Self { bytes }
     }
 
-    /// Appends a record. Names longer than 65,535 bytes do not occur: the API refuses them long before.
+    /// Appends a record. Parts of 4 GiB do not occur: request bodies end at 3 MiB.
     pub(super) fn push(&mut self, record: &Record<'_>) {
         let tag = match record.tag {
             Tag::Put => 1,
@@ -72,10 +72,9 @@ impl Builder {
         };
         self.bytes.push(tag);
         self.bytes.extend_from_slice(&record.revision.to_le_bytes());
-        self.bytes
-            .extend_from_slice(&u16::try_from(record.collection.len()).unwrap_or(u16::MAX).to_le_bytes());
-        self.bytes.extend_from_slice(&u16::try_from(record.key.len()).unwrap_or(u16::MAX).to_le_bytes());
-        self.bytes.extend_from_slice(&u32::try_from(record.value.len()).unwrap_or(u32::MAX).to_le_bytes());
+        for part in [record.collection.as_bytes(), record.key.as_bytes(), record.value] {
+            self.bytes.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
+        }
         self.bytes.extend_from_slice(record.collection.as_bytes());
         self.bytes.extend_from_slice(record.key.as_bytes());
         self.bytes.extend_from_slice(record.value);
@@ -159,10 +158,6 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().map_err(|_| FrameError::Short)
     }
 
-    fn u16(&mut self) -> Result<u16, FrameError> {
-        Ok(u16::from_le_bytes(self.array()?))
-    }
-
     fn u32(&mut self) -> Result<u32, FrameError> {
         Ok(u32::from_le_bytes(self.array()?))
     }
@@ -184,14 +179,14 @@ impl<'a> Reader<'a> {
             _ => return Err(FrameError::Record),
         };
         let revision = self.u64()?;
-        let collection_len = self.u16()?;
-        let key_len = self.u16()?;
+        let collection_len = self.u32()?;
+        let key_len = self.u32()?;
         let value_len = self.u32()?;
         Ok(Record {
             tag,
             revision,
-            collection: self.text(collection_len.into())?,
-            key: self.text(key_len.into())?,
+            collection: self.text(collection_len as usize)?,
+            key: self.text(key_len as usize)?,
             value: self.take(value_len as usize)?,
         })
     }

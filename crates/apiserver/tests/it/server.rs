@@ -89,10 +89,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start() -> Self {
+        Self::start_in(&std::env::temp_dir()).await
+    }
+
+    /// With its state below `base`.
+    pub(crate) async fn start_in(base: &Path) -> Self {
         let pki = Pki::new();
         pki.identity("server", &[]);
         let admin = pki.identity("admin", &["system:masters"]);
-        let state = tempfile::Builder::new().prefix("fw-apiserver-").tempdir().unwrap();
+        let state = tempfile::Builder::new().prefix("fw-apiserver-").tempdir_in(base).unwrap();
         let (address, stop, task) = Self::launch(&pki, state.path()).await;
         let run_dir = state.path().join("run");
         Self { pki, admin, address, run_dir, state, stop: Some(stop), task }

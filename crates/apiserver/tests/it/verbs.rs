@@ -130,6 +130,7 @@ async fn mistakes_are_answered_with_the_messages_that_clients_know() {
     }
     let unknown = client.get("/nothing").await;
     assert_eq!((unknown.code, unknown.text.trim()), (404, "404 page not found"));
+    assert!(unknown.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
     let media = client.ask("POST", MAPS, "text/plain", "hello").await;
     assert_eq!(media.code, 415, "{media:?}");
     let long = format!("{{\"x\": \"{}\"}}", "y".repeat(4 << 20));
