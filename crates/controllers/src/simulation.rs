@@ -28,6 +28,8 @@ pub(crate) struct Cluster {
     pub(crate) notices: Vec<Notice>,
     /// Writes done so far, in words.
     pub(crate) log: Vec<String>,
+    /// Nodes that do not report while time passes.
+    pub(crate) silent: BTreeSet<String>,
     tasks: BTreeSet<Task>,
     revision: u64,
     made: u64,
@@ -46,6 +48,7 @@ impl Cluster {
             settings,
             notices: Vec::new(),
             log: Vec::new(),
+            silent: BTreeSet::new(),
             tasks: BTreeSet::new(),
             revision: 0,
             made: 0,
@@ -110,9 +113,18 @@ impl Cluster {
         self.settle_with(|_| ());
     }
 
-    /// Lets `seconds` pass; whatever was waiting for its time is looked at.
+    /// Lets `seconds` pass while the nodes report; whatever was waiting for its time is looked at.
     pub(crate) fn wait(&mut self, seconds: i64) {
         self.now = after_seconds(self.now, seconds);
+        let nodes: Vec<_> = self.world.nodes.values().cloned().collect();
+        for mut node in nodes.into_iter().filter(|node| !self.silent.contains(name_of(&node.metadata))) {
+            let conditions = Arc::make_mut(&mut node).status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten());
+            for condition in conditions.filter(|condition| condition.type_ == "Ready") {
+                condition.last_heartbeat_time = Some(Time(self.now));
+                condition.status = "True".to_owned();
+            }
+            self.apply(Write::ReplaceStatus((*node).clone().into())).unwrap();
+        }
         let sets = self.world.replica_sets.keys().cloned().map(Task::ReplicaSet);
         let deployments = self.world.deployments.keys().cloned().map(Task::Deployment);
         let stateful = self.world.stateful_sets.keys().cloned().map(Task::StatefulSet);

@@ -53,7 +53,7 @@ fn images(world: &World) -> Vec<(String, usize)> {
 fn first_rollout() {
     let mut cluster = cluster(json!({}));
     cluster.settle();
-    assert_eq!(condition(&cluster, "Progressing").1, "NewReplicaSetCreated");
+    assert_eq!(condition(&cluster, "Progressing").1, "ReplicaSetUpdated");
     assert_eq!(condition(&cluster, "Available"), ("False".into(), "MinimumReplicasUnavailable".into()));
     cluster.converge();
     let status = deployment(&cluster).status.clone().unwrap();
