@@ -226,14 +226,23 @@ fn a_role_that_ignores_the_stop_is_killed_and_an_interrupted_start_leaves_nothin
 }
 
 /// A supervisor in a process of its own, run again from this test program; see [`stand_in_supervisor`].
-fn spawn_supervisor(scratch: &Scratch) -> std::process::Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+fn supervisor(scratch: &Scratch) -> Command {
+    supervisor_of(&std::env::current_exe().unwrap(), scratch)
+}
+
+fn supervisor_of(program: &Path, scratch: &Scratch) -> Command {
+    let mut command = Command::new(program);
+    command
         .args(["--exact", "up::tests::stand_in_supervisor", "--nocapture"])
         .env("FAIRWAY_TEST_ROOT", scratch.roots.state.parent().unwrap())
         .env("FAIRWAY_TEST_NAME", scratch.settings.name.as_str())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    command
+}
+
+/// Starts it and waits until it is ready.
+fn spawn_supervisor(scratch: &Scratch) -> std::process::Child {
+    let mut child = supervisor(scratch).spawn().unwrap();
     let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     while !line.contains("\"ready\"") {
@@ -255,6 +264,12 @@ fn stand_in_supervisor() {
     };
     let roots = Roots { state: Path::new(&root).join("state"), run: Path::new(&root).join("run") };
     let settings = settings(&name, &roots);
+    if std::env::var("FAIRWAY_TEST_USER").is_ok() {
+        println!("{}", settle(&settings.name, &roots, &Flags::default()).unwrap_err());
+        println!("{}", down(&settings.name, &roots, State::Keep).unwrap_err());
+        println!("{}", preflight(&settings)[0]);
+        return;
+    }
     let table = stand_ins(&settings, "exec sleep 1000");
     run(&settings, table, &Reporter::json_lines(), async |_, _: &Missing| {
         wait_until(|| running(&settings).len() == 5).await;
@@ -333,6 +348,46 @@ fn what_a_killed_supervisor_leaves_is_removed_by_the_next_start_and_by_down() {
         assert!(!orphan.wait().unwrap().success());
         assert_eq!(traces(settings), Vec::<String>::new(), "after {next}");
     }
+}
+
+#[test]
+fn killed_at_any_moment_of_the_start_it_starts_again_and_can_be_removed() {
+    let scratch = Scratch::new("any");
+    for moment_ms in (0..80).step_by(8) {
+        let mut killed = supervisor(&scratch).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(moment_ms));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+    }
+    let mut whole = spawn_supervisor(&scratch);
+    let nodes = scratch.settings.nodes();
+    let [from, to] = [0, 1].map(|index: usize| Netns::open(&nodes[index].netns).unwrap());
+    assert_eq!(talk(&from, &to, nodes[1].address).0, "hello");
+    whole.kill().unwrap();
+    whole.wait().unwrap();
+    down(&scratch.settings.name, &scratch.roots, State::Purge).unwrap();
+    assert_eq!(traces(&scratch.settings), Vec::<String>::new());
+}
+
+#[test]
+fn without_root_every_command_says_so_before_it_looks_at_anything() {
+    let scratch = Scratch::new("user");
+    // A program that everybody may run: the build directory need not be.
+    let program = scratch.roots.state.with_file_name("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(program.parent().unwrap(), open).unwrap();
+    let mut as_nobody = supervisor_of(&program, &scratch);
+    std::os::unix::process::CommandExt::uid(&mut as_nobody, 65_534);
+    as_nobody.env("FAIRWAY_TEST_USER", "nobody");
+    let output = as_nobody.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        text.matches("not root: network namespaces need it; run it again with sudo").count(),
+        3,
+        "{output:?}"
+    );
+    assert!(!scratch.roots.run.exists() && !scratch.roots.state.exists());
 }
 
 #[test]
