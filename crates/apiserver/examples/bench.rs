@@ -30,8 +30,8 @@ fn main() {
     let base = std::env::args().nth(1).map_or_else(std::env::temp_dir, Into::into);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        store(&base).await;
         http(&base).await;
+        store(&base).await;
     });
 }
 

@@ -28,8 +28,10 @@ use crate::auth::{User, certificate};
 
 /// Connections open at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
-/// How long a handshake or a request head may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection over HTTP/1 may be without a whole request head: also how long it may idle between requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// Streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
 /// Size of a request head over HTTP/1.
@@ -179,7 +181,7 @@ async fn connection<H: Handle>(
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    let stream = match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await {
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),

@@ -8,7 +8,7 @@ use crate::server::Running;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
-async fn running_pod(server: &Running) {
+pub(crate) async fn running_pod(server: &Running) {
     let mut client = server.client().await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"nodeName": "n1", "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}});

@@ -7,17 +7,11 @@
     reason = "a test fails by panicking; the allowance for tests does not reach their helpers"
 )]
 
-#[path = "it/auth.rs"]
 mod auth;
-#[path = "it/kubectl.rs"]
+mod documents;
 mod kubectl;
-#[path = "it/restart.rs"]
 mod restart;
-#[path = "it/server.rs"]
 mod server;
-#[path = "it/streams.rs"]
 mod streams;
-#[path = "it/verbs.rs"]
 mod verbs;
-#[path = "it/watches.rs"]
 mod watches;
