@@ -116,8 +116,9 @@ impl Cluster {
     /// Lets `seconds` pass while the nodes report; whatever was waiting for its time is looked at.
     pub(crate) fn wait(&mut self, seconds: i64) {
         self.now = after_seconds(self.now, seconds);
-        let nodes: Vec<_> = self.world.nodes.values().cloned().collect();
-        for mut node in nodes.into_iter().filter(|node| !self.silent.contains(name_of(&node.metadata))) {
+        let reporting = |node: &&Arc<Node>| !self.silent.contains(name_of(&node.metadata));
+        let nodes: Vec<_> = self.world.nodes.values().filter(reporting).cloned().collect();
+        for mut node in nodes {
             let conditions = Arc::make_mut(&mut node).status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten());
             for condition in conditions.filter(|condition| condition.type_ == "Ready") {
                 condition.last_heartbeat_time = Some(Time(self.now));
