@@ -36,7 +36,12 @@ impl Readiness {
 }
 
 /// Serves until shutdown. Fails only when the address cannot be bound.
-pub async fn serve(address: SocketAddr, readiness: Readiness, metrics: Registry, shutdown: Shutdown) -> std::io::Result<()> {
+pub async fn serve(
+    address: SocketAddr,
+    readiness: Readiness,
+    metrics: Registry,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     let metrics = Arc::new(metrics);
     tokio::spawn(async move {
@@ -46,7 +51,9 @@ pub async fn serve(address: SocketAddr, readiness: Readiness, metrics: Registry,
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let (readiness, metrics, shutdown) = (readiness.clone(), metrics.clone(), shutdown.clone());
             tokio::spawn(async move {
-                let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &readiness, &metrics))));
+                let service = service_fn(|request| {
+                    std::future::ready(Ok::<_, Infallible>(answer(&request, &readiness, &metrics)))
+                });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(std::time::Duration::from_secs(10))
@@ -63,11 +70,15 @@ fn answer(request: &Request<Incoming>, readiness: &Readiness, metrics: &Registry
     let (status, content_type, body) = match request.uri().path() {
         "/healthz" | "/livez" | "/health" => (StatusCode::OK, "text/plain", "ok".to_owned()),
         "/readyz" | "/ready" if readiness.is_ready() => (StatusCode::OK, "text/plain", "ok".to_owned()),
-        "/readyz" | "/ready" => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready: no complete state yet".to_owned()),
+        "/readyz" | "/ready" => {
+            (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready: no complete state yet".to_owned())
+        }
         "/metrics" => {
             let mut text = String::new();
             match prometheus_client::encoding::text::encode(&mut text, metrics) {
-                Ok(()) => (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+                Ok(()) => {
+                    (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+                }
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
             }
         }

@@ -212,7 +212,9 @@ impl Iterator for Backoff {
     fn next(&mut self) -> Option<Self::Item> {
         let base_ms = 20u64.saturating_mul(1 << self.failures.min(8)).min(5_000);
         self.failures = self.failures.saturating_add(1);
-        let jitter_ms = u64::from(std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.subsec_nanos())) % (base_ms / 4 + 1);
+        let jitter_ms =
+            u64::from(std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.subsec_nanos()))
+                % (base_ms / 4 + 1);
         Some(std::time::Duration::from_millis(base_ms + jitter_ms))
     }
 }
