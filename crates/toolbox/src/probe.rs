@@ -17,6 +17,7 @@ mod websocket;
 pub use failure::{Failure, FailureClass, Phase};
 pub use outcome::{DnsAnswer, HttpAnswer, Outcome, RawAnswer, Result, Secured};
 pub use plan::{
-    Asked, HttpTarget, HttpVersion, Pace, Plan, RawTarget, ResolveTarget, ResolverFiles, Target, TlsTrust,
+    Asked, CONCURRENCY_MAX, HttpTarget, HttpVersion, Pace, Plan, RawTarget, ResolveTarget, ResolverFiles,
+    Target, TlsTrust,
 };
 pub use run::run;

@@ -1,5 +1,7 @@
 //! The toolbox against itself: a real server process, real sockets, and the probing client on the other end.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic")]
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
