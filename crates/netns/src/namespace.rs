@@ -55,6 +55,20 @@ impl Netns {
         opened
     }
 
+    /// A namespace without a name: it goes with its last handle and process. For trying things out.
+    pub fn anonymous() -> Result<Self, Error> {
+        let made = on_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        });
+        match made {
+            Ok(file) => Ok(Self::from_fd(file.into(), "without a name")),
+            Err(source) => {
+                Err(Error::Namespace { netns: "without a name".to_owned(), action: "create it", source })
+            }
+        }
+    }
+
     /// Opens the namespace of that name.
     pub fn open(name: &str) -> Result<Self, Error> {
         let path = checked_path(name)?;

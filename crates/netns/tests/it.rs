@@ -75,6 +75,15 @@ fn work_and_children_run_inside_and_the_caller_stays_outside() {
 }
 
 #[test]
+fn a_namespace_without_a_name_is_empty_and_of_its_own() {
+    let (one, two) = (Netns::anonymous().unwrap(), Netns::anonymous().unwrap());
+    assert_ne!(one, two);
+    assert_ne!(one, Netns::host().unwrap());
+    let names: Vec<String> = Links::open(&one).unwrap().list().unwrap().into_iter().map(|link| link.name).collect();
+    assert_eq!(names, ["lo"]);
+}
+
+#[test]
 fn async_callers_may_use_links_and_spawn_into_a_namespace() {
     let scratch = Scratch::new("async");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,0 +1,3 @@
+//! Checks of the crate against facts from outside.
+
+mod type_tables;
