@@ -140,7 +140,8 @@ impl Engine {
             }
             let due = if active.len() < CONCURRENT_TASKS_MAX { self.queue().next_due() } else { None };
             let due = [due, self.caches.expires_at()].into_iter().flatten().min();
-            let wait = due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));
+            let wait =
+                due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = self.work.notified() => {}
                 () = tokio::time::sleep(wait) => {
@@ -171,7 +172,13 @@ impl Engine {
 
     fn applier(&self, task: &Task) -> Applier<'_> {
         let component = task.component();
-        Applier { client: &self.client, caches: &self.caches, recorder: &self.recorder, component, tell: self }
+        Applier {
+            client: &self.client,
+            caches: &self.caches,
+            recorder: &self.recorder,
+            component,
+            tell: self,
+        }
     }
 
     async fn end_namespace(&self, name: &str) -> Outcome {
@@ -192,7 +199,11 @@ impl Engine {
     }
 
     /// Something disappeared from a namespace: the last thing that it waited for, perhaps.
-    async fn follow_removals(self: Arc<Self>, mut removals: mpsc::UnboundedReceiver<Arc<str>>, shutdown: Shutdown) {
+    async fn follow_removals(
+        self: Arc<Self>,
+        mut removals: mpsc::UnboundedReceiver<Arc<str>>,
+        shutdown: Shutdown,
+    ) {
         while let Some(Some(namespace)) = shutdown.unless_requested(removals.recv()).await {
             if is_ending(&self.caches.world(), &namespace) {
                 self.queue().add(Task::Namespace(namespace.to_string()));
@@ -219,7 +230,9 @@ fn selection(kind: Kind) -> watcher::Config {
 fn report(task: &Task, error: &WriteError) -> Outcome {
     match error {
         // Ordinary: the newer state is on its way.
-        WriteError::Conflict { .. } | WriteError::Refused { ending: true, .. } => tracing::debug!(?task, %error),
+        WriteError::Conflict { .. } | WriteError::Refused { ending: true, .. } => {
+            tracing::debug!(?task, %error)
+        }
         WriteError::Refused { .. } | WriteError::Unreachable { .. } => tracing::warn!(?task, "{error}"),
     }
     Outcome::Failed

@@ -84,7 +84,8 @@ fn every_scenario_of_the_repository_is_understood() {
     let files = scenario_files();
     assert!(!files.is_empty());
     let read = |path: &PathBuf| parse(path, &std::fs::read_to_string(path).unwrap());
-    let mistakes: Vec<_> = files.iter().filter_map(|path| read(path).err()).map(|it| it.to_string()).collect();
+    let mistakes: Vec<_> =
+        files.iter().filter_map(|path| read(path).err()).map(|it| it.to_string()).collect();
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
     let scenarios: Vec<Scenario> = files.iter().map(|path| read(path).unwrap()).collect();
     let mut names: Vec<_> = scenarios.iter().map(|scenario| scenario.name.clone()).collect();

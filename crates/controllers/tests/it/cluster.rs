@@ -49,7 +49,14 @@ impl Cluster {
         let (address, server) = launch(directory.path(), any).await;
         write_kubeconfig(directory.path(), address);
         let client = fairway_kit::connect(&source(directory.path()), "controllers-test").await.unwrap();
-        let mut cluster = Self { client, directory, server: Some(server), address, controllers: None, kubelets: Vec::new() };
+        let mut cluster = Self {
+            client,
+            directory,
+            server: Some(server),
+            address,
+            controllers: None,
+            kubelets: Vec::new(),
+        };
         for name in ["n1", "n2"] {
             cluster.add_node(name).await;
         }
@@ -128,7 +135,12 @@ impl Cluster {
             .output();
         let output = patiently("kubectl", output).await.expect("kubectl is installed");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "kubectl {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "kubectl {arguments:?}: {}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 
@@ -147,19 +159,37 @@ impl Cluster {
     }
 
     /// Waits until the object is as wanted, and returns it.
-    pub(crate) async fn until<K>(&self, name: &str, what: &str, wanted: impl Fn(&K) -> bool + Send + Sync) -> K
+    pub(crate) async fn until<K>(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&K) -> bool + Send + Sync,
+    ) -> K
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + DeserializeOwned
+            + 'static,
     {
         let met = |object: Option<&K>| object.is_some_and(&wanted);
-        let found = patiently(&format!("{name}: {what}"), wait::await_condition(self.api::<K>(), name, met)).await;
+        let found =
+            patiently(&format!("{name}: {what}"), wait::await_condition(self.api::<K>(), name, met)).await;
         found.unwrap().unwrap()
     }
 
     /// Waits until all objects of the kind in `default` together are as wanted.
     pub(crate) async fn until_all<K>(&self, what: &str, wanted: impl Fn(&[K]) -> bool) -> Vec<K>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + DeserializeOwned
+            + 'static,
     {
         let api = self.api::<K>();
         let mut changes = pin!(watcher(api.clone(), watcher::Config::default()).default_backoff());
@@ -177,8 +207,12 @@ impl Cluster {
 
     /// Waits for an event with this reason about an object of this name.
     pub(crate) async fn event(&self, name: &str, reason: &str) -> Event {
-        let about = |event: &Event| event.involved_object.name.as_deref() == Some(name) && event.reason.as_deref() == Some(reason);
-        let events = self.until_all(&format!("event {reason} about {name}"), |events: &[Event]| events.iter().any(about)).await;
+        let about = |event: &Event| {
+            event.involved_object.name.as_deref() == Some(name) && event.reason.as_deref() == Some(reason)
+        };
+        let events = self
+            .until_all(&format!("event {reason} about {name}"), |events: &[Event]| events.iter().any(about))
+            .await;
         events.into_iter().find(about).unwrap()
     }
 
@@ -278,14 +312,22 @@ async fn kubelets(client: Client) {
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         if pod.metadata.deletion_timestamp.is_some() {
             let preconditions = Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
-            let _ = api.delete(&name, &DeleteParams { grace_period_seconds: Some(0), preconditions, ..Default::default() }).await;
+            let _ = api
+                .delete(
+                    &name,
+                    &DeleteParams { grace_period_seconds: Some(0), preconditions, ..Default::default() },
+                )
+                .await;
         } else if pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).is_none() {
             made += 1;
             let address = format!("10.244.{}.{}", node.trim_start_matches('n'), made % 250 + 1);
             let ready = if spec.containers[0].image.as_deref() == Some("broken") { "False" } else { "True" };
-            let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": seconds(Timestamp::now())});
+            let condition =
+                json!({"type": "Ready", "status": ready, "lastTransitionTime": seconds(Timestamp::now())});
             let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [condition]});
-            let _ = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(json!({"status": status}))).await;
+            let _ = api
+                .patch_status(&name, &PatchParams::default(), &Patch::Strategic(json!({"status": status})))
+                .await;
         }
     }
 }
