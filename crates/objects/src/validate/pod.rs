@@ -99,7 +99,7 @@ fn dns(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
         let name = search.strip_suffix('.').unwrap_or(search);
         // Underscores are common in internal domains.
         if !name.is_empty() {
-            let messages = names::dns_subdomain(&name.replace('_', "-").trim_matches('-').to_owned());
+            let messages = names::dns_subdomain(name.replace('_', "-").trim_matches('-'));
             invalid_all(&searches_path.index(index), search, messages, errors);
         }
     }
