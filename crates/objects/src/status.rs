@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::field::FieldError;
+use crate::field::{FieldError, Path};
 use crate::registry::ObjectType;
 
 /// The machine-readable reason of a [`Status`].
@@ -382,6 +382,17 @@ impl Status {
         status
     }
 
+    /// 422: an update without resource version, of a kind that demands one.
+    pub fn version_required(resource: Qualified<'_>, name: &str) -> Status {
+        let metadata = Path::new("metadata");
+        let path = metadata.field("resourceVersion");
+        Status::invalid_kind(
+            resource,
+            name,
+            &[FieldError::invalid(&path, 0, "must be specified for an update")],
+        )
+    }
+
     /// 422 without a cause: a JSON patch whose test failed or whose path does not exist.
     pub fn patch_failed() -> Status {
         Status::new(422, Reason::Invalid, "the server rejected our request due to an error in our request")
@@ -489,3 +500,6 @@ fn insert_text(object: &mut Map<String, Value>, key: &str, text: &str) {
         object.insert(key.to_owned(), text.into());
     }
 }
+
+#[cfg(test)]
+mod tests;
