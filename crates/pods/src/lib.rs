@@ -1,1 +1,6 @@
-//! Local pods: namespaces, processes, probes, volumes, images, logs.
+//! Local pods.
+mod beneath;
+mod init;
+mod protocol;
+mod sys;
+pub use init::pod_main;
