@@ -10,7 +10,7 @@
 mod connection;
 mod container;
 mod identity;
-mod launch;
+pub(crate) mod launch;
 pub(crate) mod log;
 mod root;
 mod serve;

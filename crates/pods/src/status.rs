@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::net::IpAddr;
 
 use crate::lifecycle::{
-    Ended, InitProgress, Observation, Observed, RestartPolicy, Sandbox, State, failure, init_containers, init_progress, is_complete,
+    Ended, InitProgress, Observation, Observed, RestartPolicy, Sandbox, State, failure, init_containers, init_progress,
     is_sidecar, restart_policy, restarts,
 };
 
@@ -247,9 +247,4 @@ impl Decided {
             ..PodCondition::default()
         }
     }
-}
-
-/// Whether nothing of the pod will run any more: its final status.
-pub(crate) fn is_final(pod: &Pod, observed: &Observed) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| is_complete(spec, observed))
 }

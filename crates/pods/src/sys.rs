@@ -72,6 +72,12 @@ pub(crate) fn drop_bounding_capability(number: u32) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) })
 }
 
+/// Registers a descriptor with the async runtime.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always refers to the same open file until it is dropped, which AsyncFd does after deregistering it.
+    Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

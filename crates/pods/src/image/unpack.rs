@@ -78,8 +78,9 @@ fn apply(root: &Root, member: &Path, entry: &mut tar::Entry<'_, impl Read>) -> i
     let header = entry.header();
     let kind = header.entry_type();
     let owner = Owner {
-        uid: Uid::from_raw(u32::try_from(header.uid()?).unwrap_or(0)),
-        gid: Gid::from_raw(u32::try_from(header.gid()?).unwrap_or(0)),
+        // Owners that are left out are root.
+        uid: Uid::from_raw(header.uid().ok().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0)),
+        gid: Gid::from_raw(header.gid().ok().and_then(|gid| u32::try_from(gid).ok()).unwrap_or(0)),
         mode: Mode::from_bits_truncate(header.mode()? & 0o7777),
     };
     match kind {
