@@ -85,7 +85,9 @@ impl Failure {
     /// The body of the answer: what it means and where to look.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::BadHead(_) | Self::ClientBody => "400 Bad Request\nThe request is malformed or ambiguous.\n",
+            Self::BadHead(_) | Self::ClientBody => {
+                "400 Bad Request\nThe request is malformed or ambiguous.\n"
+            }
             Self::ClientTimeout => "408 Request Timeout\nThe request body did not arrive in time.\n",
             Self::BodyTooLarge => "413 Payload Too Large\nThe request body is longer than allowed.\n",
             Self::NoRule => "404 Not Found\nNo Ingress rule serves this host and path.\n",

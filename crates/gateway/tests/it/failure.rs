@@ -70,7 +70,13 @@ fn what_cannot_be_served_says_so_in_time() {
         let cluster = Cluster::new()
             .ingress(
                 "h",
-                &[("/slow", "slow"), ("/nonsense", "nonsense"), ("/large", "large"), ("/gone", "gone"), ("/dead", "dead")],
+                &[
+                    ("/slow", "slow"),
+                    ("/nonsense", "nonsense"),
+                    ("/large", "large"),
+                    ("/gone", "gone"),
+                    ("/dead", "dead"),
+                ],
             )
             .service("slow", &[slow])
             .service("nonsense", &[nonsense])
@@ -139,9 +145,11 @@ fn clients_beyond_the_limits_are_refused_or_closed() {
         assert!(fixture.raw(&large).await.starts_with("HTTP/1.1 431"));
         let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "x: y\r\n".repeat(101));
         assert!(fixture.raw(&many).await.starts_with("HTTP/1.1 431"));
-        for (name, begun) in
-            [("says nothing", ""), ("slow head", "GET / HTTP/1.1\r\nHo"), ("h2 preface only", "PRI * HTTP/2.0\r\n")]
-        {
+        for (name, begun) in [
+            ("says nothing", ""),
+            ("slow head", "GET / HTTP/1.1\r\nHo"),
+            ("h2 preface only", "PRI * HTTP/2.0\r\n"),
+        ] {
             let started = Instant::now();
             fixture.raw(begun).await;
             assert!(started.elapsed() < Duration::from_secs(3), "{name}: {:?}", started.elapsed());
@@ -194,7 +202,8 @@ fn a_client_that_leaves_takes_its_request_with_it() {
             }
         })
         .await;
-        let fixture = Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
+        let fixture =
+            Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
         let mut client = TcpStream::connect(fixture.gateway.http()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
