@@ -185,8 +185,8 @@ impl Compiler {
         self.replace_pool(&cell, &usable, UpstreamProtocol::Http1)
     }
 
-    /// What is wrong now, for events.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
+    /// What is wrong now, for events. A Secret of which it is not known yet whether it exists is not wrong.
+    pub(crate) fn findings(&self, is_known: impl Fn(&SecretKey) -> bool) -> Vec<Finding> {
         let of_objects = self.diagnostics.iter().filter_map(Finding::of_diagnostic);
         let of_backends = self.backends.iter().flat_map(|(backend, state)| {
             let problem = state.problem;
@@ -195,7 +195,7 @@ impl Compiler {
         let of_certificates = self.secret_users.iter().flat_map(|(secret, users)| {
             let error = match self.certificates.get(secret) {
                 Some(certificate) => certificate.read.as_ref().err().cloned(),
-                None => Some(CertificateError::NoSecret),
+                None => is_known(secret).then_some(CertificateError::NoSecret),
             };
             users.iter().filter_map(move |user| Some(Finding::of_certificate(user, secret, error.as_ref()?)))
         });

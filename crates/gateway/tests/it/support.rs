@@ -233,7 +233,7 @@ impl Client {
     pub(crate) async fn http1(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(async move { connection.await });
+        tokio::spawn(connection);
         Self::Http1(sender)
     }
 
@@ -241,7 +241,7 @@ impl Client {
         let stream = TcpStream::connect(address).await.unwrap();
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.unwrap();
-        tokio::spawn(async move { connection.await });
+        tokio::spawn(connection);
         Self::Http2(sender)
     }
 
