@@ -188,6 +188,16 @@ impl Resource {
         self.subresources.iter().find(|subresource| subresource.name == name)
     }
 
+    /// The text of a `Warning: 299` header for whoever uses a kind that is on its way out.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        match self.builtin {
+            Some(BuiltinKind::Endpoints) => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            _ => None,
+        }
+    }
+
     /// Whether status is written apart from the rest.
     pub fn has_status(&self) -> bool {
         self.subresource("status").is_some()
