@@ -1,6 +1,6 @@
 //! The resources a server serves and what is special about each.
 //!
-//! [`Registry::builtin`] is one table ([`builtin`]); custom resources are added with [`Registry::with`], which gives a
+//! [`Registry::builtin`] is one table (`registry/builtin.rs`); custom resources are added with [`Registry::with`], which gives a
 //! new registry that shares everything else. Handlers stay generic: they ask the [`Resource`].
 
 use std::collections::HashMap;
