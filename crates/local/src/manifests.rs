@@ -124,7 +124,8 @@ async fn try_apply(client: &Client, object: DynamicObject) -> Result<DynamicObje
     };
     let outcome = match api.create(&PostParams::default(), &object).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            let patch = Patch::Strategic(without_replicas(object));
+            // Lists are replaced whole: the merge key of Service ports is the number alone, and DNS has 53 twice.
+            let patch = Patch::Merge(without_replicas(object));
             api.patch(&name, &PatchParams::default(), &patch).await
         }
         other => other,
