@@ -248,7 +248,7 @@ impl DataType {
     }
 
     /// Bytes of a value outside a concatenation.
-    pub const fn len(self) -> usize {
+    pub const fn size(self) -> usize {
         match self {
             Self::Protocol => 1,
             Self::Port => 2,

@@ -283,6 +283,7 @@ mod tests {
 
     /// `want` is what `nft --debug=netlink` prints for the statement.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn statements_lower_to_the_code_that_nft_writes() {
         let name = |text| Name::parse(text).unwrap();
         let key = vec![Field::IpDestination, Field::L4Protocol, Field::DestinationPort];

@@ -143,9 +143,9 @@ fn find_element_key(bytes: &[u8], start: usize, offset: usize) -> Option<Data> {
     let body = message.get(MESSAGE_HEADER_LEN + NETFILTER_HEADER_LEN..)?;
     let elements = Attributes::new(body).find(netlink::element_list::ELEMENTS)?;
     let position = |value: &[u8]| value.as_ptr() as usize - message.as_ptr() as usize;
-    let element = elements.nested().find_map(|element| {
+    let element = Iterator::find(&mut elements.nested(), |element| {
         let begin = position(element.value) - 4;
-        (begin..begin + 4 + element.value.len()).contains(&offset).then_some(element)
+        (begin..begin + 4 + element.value.len()).contains(&offset)
     })?;
     let key = element.nested().find(netlink::element::KEY)?.nested().find(netlink::data::VALUE)?;
     Some(Data::raw(key.value))
@@ -435,8 +435,8 @@ fn concatenated_type(fields: &[DataType]) -> u32 {
 /// Fields of a concatenation are padded to words; a field alone has its own length.
 fn concatenated_len(fields: &[DataType]) -> u32 {
     let len = match fields {
-        [single] => single.len(),
-        several => several.iter().map(|field| field.len().next_multiple_of(4)).sum(),
+        [single] => single.size(),
+        several => several.iter().map(|field| field.size().next_multiple_of(4)).sum(),
     };
     u32::try_from(len).unwrap_or(u32::MAX)
 }
