@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::codec::{Attribute, Attributes};
 use crate::netlink;
 use crate::object::Comment;
-use crate::object::{Data, Element, Name, Value, Verdict};
-use crate::transaction::RULE_FINGERPRINT;
+use crate::object::{Chain, Data, Element, Name, Set, Value, Verdict};
+use crate::transaction::{RULE_FINGERPRINT, concatenated_type, data_type};
 
 /// A rule as far as it is needed to know one's own again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,20 @@ pub struct InstalledSet {
     pub key_type: u32,
     /// The type of the data; 0 for a set.
     pub data_type: u32,
+}
+
+impl Set {
+    /// What the kernel lists of this set once it is loaded.
+    pub fn installed(&self) -> InstalledSet {
+        InstalledSet { key_type: concatenated_type(&self.key), data_type: data_type(&self.kind) }
+    }
+}
+
+impl Chain {
+    /// What the kernel lists of this chain's place once it is loaded.
+    pub fn installed_base(&self) -> Option<(u32, i32)> {
+        self.base.map(|base| (base.hook.number(), base.priority))
+    }
 }
 
 /// A table without the elements of its sets.

@@ -402,11 +402,11 @@ fn encode_set(body: &mut Writer, set: &Set, id: u32) {
     match &set.kind {
         SetKind::Set | SetKind::Ranges => {}
         SetKind::Map(data) => {
-            body.u32(netlink::set::DATA_TYPE, concatenated_type(data));
+            body.u32(netlink::set::DATA_TYPE, data_type(&set.kind));
             body.u32(netlink::set::DATA_LEN, concatenated_len(data));
         }
         SetKind::VerdictMap => {
-            body.u32(netlink::set::DATA_TYPE, netlink::DATA_TYPE_VERDICT);
+            body.u32(netlink::set::DATA_TYPE, data_type(&set.kind));
             body.u32(netlink::set::DATA_LEN, 16);
         }
     }
@@ -428,8 +428,17 @@ fn encode_element(writer: &mut Writer, element: &Element) {
 }
 
 /// The number of a concatenation: six bits a field, the last one lowest.
-fn concatenated_type(fields: &[DataType]) -> u32 {
+pub(crate) fn concatenated_type(fields: &[DataType]) -> u32 {
     fields.iter().fold(0, |number, field| number << 6 | field.number())
+}
+
+/// The number of the data type of a map, 0 for a set.
+pub(crate) fn data_type(kind: &SetKind) -> u32 {
+    match kind {
+        SetKind::Set | SetKind::Ranges => 0,
+        SetKind::Map(data) => concatenated_type(data),
+        SetKind::VerdictMap => netlink::DATA_TYPE_VERDICT,
+    }
 }
 
 /// Fields of a concatenation are padded to words; a field alone has its own length.
