@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fairway_model::{Frontend, Protocol};
+use fairway_model::{Frontend, PortNumber, Protocol};
 use fairway_netfilter::conntrack::FlowFilters;
 use fairway_netfilter::{
-    Chain, Command, Comment, Element, FlowFilter, InstalledTable, Name, Rule, Set, Table, Transaction,
+    Chain, Command, Comment, Element, Flow, FlowFilter, InstalledTable, Name, Rule, Set, Table, Transaction,
 };
 
 use crate::layout;
@@ -76,22 +76,38 @@ fn stale_flows(
     if frontend.protocol != Protocol::Udp {
         return Vec::new();
     }
-    let all = |rules: Option<&FrontendRules>| -> BTreeSet<SocketAddr> {
-        let outcomes =
-            rules.into_iter().flat_map(|rules| std::iter::once(&rules.outcome).chain(&rules.outside));
-        outcomes.flat_map(Outcome::endpoints).copied().collect()
-    };
     let filter = |endpoint| FlowFilter {
         protocol: protocol(frontend.protocol),
         address: frontend.address,
         port: frontend.port.number(),
         endpoint,
     };
-    let (before, after) = (all(old), all(new));
+    let (before, after) = (endpoints(old), endpoints(new));
     if before.is_empty() && !after.is_empty() {
         return vec![filter(None)];
     }
     before.difference(&after).map(|endpoint| filter(Some(*endpoint))).collect()
+}
+
+/// Whether the rules would not make this flow: it goes to an endpoint that its frontend does not have.
+pub fn is_stale(flow: &Flow, ruleset: &Ruleset) -> bool {
+    let to = flow.original.destination;
+    let Some(port) =
+        PortNumber::new(to.port().into()).filter(|_| flow.protocol == fairway_netfilter::Protocol::Udp)
+    else {
+        return false;
+    };
+    let at = |address| ruleset.frontends.get(&Frontend { address, protocol: Protocol::Udp, port });
+    // A flow that was not rewritten is to a port of this node itself, unless it is to a Service's own address.
+    let node_port = || at(None).filter(|_| flow.reply.source != to);
+    at(Some(to.ip()))
+        .or_else(node_port)
+        .is_some_and(|rules| !endpoints(Some(rules)).contains(&flow.reply.source))
+}
+
+fn endpoints(rules: Option<&FrontendRules>) -> BTreeSet<SocketAddr> {
+    let outcomes = rules.into_iter().flat_map(|rules| std::iter::once(&rules.outcome).chain(&rules.outside));
+    outcomes.flat_map(Outcome::endpoints).copied().collect()
 }
 
 fn add_balance_chain(transaction: &mut Transaction, chain: BalanceChain) {
@@ -247,7 +263,7 @@ mod tests {
     use fairway_netfilter::Family;
 
     use super::*;
-    use crate::compile::compile;
+    use crate::compile::{Place, compile};
     use crate::example;
 
     fn world(services: Vec<Service>) -> Network {
@@ -258,7 +274,9 @@ mod tests {
     }
 
     fn compiled(network: &Network, installed: &Ruleset) -> Ruleset {
-        compile(network, &Frontends::build(network), &example::node("a", 2), Family::Ip, installed)
+        let node = example::node("a", 2);
+        let place = Place { node: &node, family: Family::Ip, load_balancer_ranges: &[] };
+        compile(network, &Frontends::build(network), &place, installed)
     }
 
     fn pods(lasts: impl IntoIterator<Item = u8>) -> Vec<(String, &'static str)> {
@@ -311,6 +329,19 @@ mod tests {
         assert_eq!(update(&none, &two).stale_flows, filters(&[filter(None)]));
         assert_eq!(update(&two, &one).stale_flows, filters(&[filter(Some(1))]));
         assert_eq!(update(&one, &two).stale_flows, filters(&[]));
+        let flow = |to: [u8; 4], endpoint: u8| {
+            let client = ([10, 244, 1, 9], 4000).into();
+            let reply = fairway_netfilter::conntrack::Tuple {
+                source: ([10, 244, 2, endpoint], 8080).into(),
+                destination: client,
+            };
+            let original =
+                fairway_netfilter::conntrack::Tuple { source: client, destination: (to, 80).into() };
+            Flow { protocol: fairway_netfilter::Protocol::Udp, original, reply, id: 1 }
+        };
+        assert!(is_stale(&flow([10, 96, 0, 20], 1), &one), "left by an earlier run");
+        assert!(!is_stale(&flow([10, 96, 0, 20], 2), &one));
+        assert!(!is_stale(&flow([10, 96, 0, 21], 1), &one), "not a Service");
         let gone = Ruleset::empty(Family::Ip);
         assert_eq!(update(&two, &gone).stale_flows, filters(&[filter(Some(1)), filter(Some(2))]));
     }

@@ -4,7 +4,7 @@
 //! [`fairway_model::Frontends`], which policy is in force for which source from [`fairway_model::connect::effective_policy`], and who is
 //! masqueraded from [`fairway_model::connect::source_seen`]. What is left is the order of the slots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,15 +19,21 @@ use ipnet::IpNet;
 use crate::announce;
 use crate::ruleset::{FrontendRules, Outcome, Ranges, Ruleset};
 
-/// The rules of `node` in `network` for one family. `installed` gives the slots: an endpoint that stays keeps its slot, so that a change
+/// Whose kernel is compiled for.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// The address family.
+    pub family: Family,
+    /// Load-balancer addresses outside these are somebody else's to announce.
+    pub load_balancer_ranges: &'a [IpNet],
+}
+
+/// The rules for `place` in `network`. `installed` gives the slots: an endpoint that stays keeps its slot, so that a change
 /// costs as many elements as endpoints changed.
-pub fn compile(
-    network: &Network,
-    frontends: &Frontends,
-    node: &Node,
-    family: Family,
-    installed: &Ruleset,
-) -> Ruleset {
+pub fn compile(network: &Network, frontends: &Frontends, place: &Place<'_>, installed: &Ruleset) -> Ruleset {
+    let Place { node, family, load_balancer_ranges } = *place;
     let mut compiled = Ruleset::empty(family);
     compiled.ranges = ranges(network, family);
     for (frontend, claim) in &frontends.owners {
@@ -48,8 +54,9 @@ pub fn compile(
     let cluster_ips = frontends.addresses.iter().filter(|(_, kind)| **kind == FrontendKind::ClusterIp);
     compiled.cluster_ips =
         cluster_ips.map(|(address, _)| *address).filter(|address| is_of(family, *address)).collect();
-    compiled.announced =
-        announce::announced_by(network, &node.name).filter(|address| is_of(family, *address)).collect();
+    let ours = |address: &IpAddr| load_balancer_ranges.iter().any(|range| range.contains(address));
+    let announced = announce::announced_by(network, &node.name).filter(ours);
+    compiled.announced = announced.filter(|address| is_of(family, *address)).collect();
     compiled
 }
 
@@ -130,28 +137,14 @@ impl Compiling<'_> {
 
 /// Puts the wanted endpoints into slots: who is in a slot below the new count stays there, the others fill the holes in order.
 fn arrange(installed: &[SocketAddr], wanted: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-    // In the order of the port's list, each once.
-    let mut position = 0u32;
-    let mut ordered: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-    for endpoint in wanted {
-        ordered.entry(endpoint).or_insert(position);
-        position += 1;
-    }
-    let size = ordered.len();
-    let mut slots: Vec<Option<SocketAddr>> = vec![None; size];
-    let mut placed = BTreeSet::new();
+    let mut waiting = BTreeSet::new();
+    let mut in_order: Vec<SocketAddr> = wanted.filter(|endpoint| waiting.insert(*endpoint)).collect();
+    let mut slots: Vec<Option<SocketAddr>> = vec![None; in_order.len()];
     for (slot, endpoint) in slots.iter_mut().zip(installed) {
-        if ordered.contains_key(endpoint) && placed.insert(*endpoint) {
-            *slot = Some(*endpoint);
-        }
+        *slot = waiting.take(endpoint);
     }
-    let mut others: Vec<(u32, SocketAddr)> = ordered
-        .into_iter()
-        .filter(|(endpoint, _)| !placed.contains(endpoint))
-        .map(|(endpoint, order)| (order, endpoint))
-        .collect();
-    others.sort_unstable();
-    let mut others = others.into_iter().map(|(_, endpoint)| endpoint);
+    in_order.retain(|endpoint| waiting.contains(endpoint));
+    let mut others = in_order.into_iter();
     slots.into_iter().filter_map(|slot| slot.or_else(|| others.next())).collect()
 }
 
@@ -211,7 +204,9 @@ mod tests {
         let mut network = example::network();
         network.services.insert(service.key.clone(), Arc::new(service));
         let frontends = Frontends::build(&network);
-        compile(&network, &frontends, &example::node("a", 2), Family::Ip, &Ruleset::empty(Family::Ip))
+        let node = example::node("a", 2);
+        let place = Place { node: &node, family: Family::Ip, load_balancer_ranges: &[] };
+        compile(&network, &frontends, &place, &Ruleset::empty(Family::Ip))
     }
 
     /// The rules of the Service in one line each.
