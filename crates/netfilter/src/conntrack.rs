@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::codec::{Attributes, Writer};
+use crate::data::Protocol;
 use crate::error::Error;
 use crate::netlink::{self, flow, flow_message, tuple, tuple_ip, tuple_protocol};
-use crate::object::{Family, Protocol};
+use crate::object::Family;
 use crate::socket::Raw;
 
 /// One direction of a flow.

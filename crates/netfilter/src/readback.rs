@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{Attribute, Attributes};
+use crate::data::Data;
 use crate::netlink;
 use crate::object::Comment;
-use crate::object::{Chain, Data, Element, Name, Set, Value, Verdict};
+use crate::object::{Chain, Element, Name, Set, Value, Verdict};
 use crate::transaction::{RULE_FINGERPRINT, concatenated_type, data_type};
 
 /// A rule as far as it is needed to know one's own again.
@@ -149,9 +150,8 @@ fn find_userdata(mut bytes: &[u8], kind: u8) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use crate::codec::Messages;
-    use crate::object::{
-        Base, Chain, ChainKind, DataType, Family, Hook, Protocol, Rule, Set, SetKind, TableId,
-    };
+    use crate::data::{DataType, Protocol};
+    use crate::object::{Base, Chain, ChainKind, Family, Hook, Rule, Set, SetKind, TableId};
     use crate::statement::Statement;
     use crate::transaction::{Command, Transaction};
 

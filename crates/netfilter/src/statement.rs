@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::data::{Data, Protocol};
 use crate::expression::{CtKey, Expression, PayloadBase, Register};
-use crate::object::{Data, Family, Name, Protocol, Verdict};
+use crate::object::{Family, Name, Verdict};
 
 /// Something of a packet that can be compared or be part of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use fairway_node::announce::announcers;
 use crate::lab::{Lab, Machine, Outcome, PODS, cluster_ip, ip, service, with};
 
 /// Worlds of the law test; each takes about a second, most of it waiting for what must be dropped.
-const WORLDS: u64 = 8;
+const WORLDS: u64 = 6;
 
 /// A source, and where its packets meet rules first.
 struct From<'a> {

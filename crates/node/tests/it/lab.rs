@@ -59,7 +59,9 @@ pub(crate) enum Outcome {
 
 impl Machine {
     fn new(address: &str) -> Self {
-        Self { netns: Netns::anonymous().unwrap(), address: ip(address) }
+        let netns = Netns::anonymous().unwrap();
+        Links::open(&netns).unwrap().set_up("lo").unwrap();
+        Self { netns, address: ip(address) }
     }
 
     /// One TCP connection.
@@ -134,7 +136,9 @@ fn outcome(answer: io::Result<String>) -> Outcome {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Outcome::Refused,
         // A UDP socket whose packet was rejected on the way out.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Outcome::Refused,
-        Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => Outcome::Silence,
+        Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
+            Outcome::Silence
+        }
         Err(error) => panic!("neither served nor refused nor silent: {error}"),
     }
 }
