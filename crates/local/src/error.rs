@@ -27,7 +27,9 @@ pub enum Error {
     #[error(transparent)]
     Network(#[from] fairway_netns::Error),
     /// The host's nft table.
-    #[error("nft table {table} in the host: cannot {action}: {reason}; pods have no way out of the cluster without it")]
+    #[error(
+        "nft table {table} in the host: cannot {action}: {reason}; pods have no way out of the cluster without it"
+    )]
     Table {
         /// Its name.
         table: String,
@@ -108,7 +110,9 @@ pub enum Error {
     #[error("{}", .0.join("\n"))]
     Reported(Vec<String>),
     /// A supervisor does not stop.
-    #[error("cluster {name} is still run by process {pid}, which does not stop; end it with kill -9 {pid} and try again")]
+    #[error(
+        "cluster {name} is still run by process {pid}, which does not stop; end it with kill -9 {pid} and try again"
+    )]
     StillRunning {
         /// The cluster.
         name: ClusterName,

@@ -23,7 +23,10 @@ pub(crate) fn write_all(settings: &Settings) -> Result<(), FileError> {
     };
     write(&settings.directories.kubeconfig(), "admin", &pki.pair("admin"))?;
     write(&pki.kubeconfig("controller"), "controller", &pki.pair("controller"))?;
-    settings.nodes().iter().try_for_each(|node| write(&pki.kubeconfig(&node.name), &node.name, &pki.pair(&node.name)))
+    settings
+        .nodes()
+        .iter()
+        .try_for_each(|node| write(&pki.kubeconfig(&node.name), &node.name, &pki.pair(&node.name)))
 }
 
 /// The text. Everything put into it is base64 or was checked to be a plain name, so nothing needs quoting.

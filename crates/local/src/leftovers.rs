@@ -82,7 +82,11 @@ pub(crate) enum RunDirectory {
 
 /// Removes everything of the cluster except its state directory. The caller holds the supervisor's lock. A part that cannot be removed
 /// does not keep the others.
-pub(crate) fn clean(name: &ClusterName, directories: &Directories, run: RunDirectory) -> Result<Report, Error> {
+pub(crate) fn clean(
+    name: &ClusterName,
+    directories: &Directories,
+    run: RunDirectory,
+) -> Result<Report, Error> {
     let mut report = Report::default();
     kill_processes(name, &mut report);
     if let Err(error) = remove_links(name, &mut report) {
@@ -98,6 +102,8 @@ pub(crate) fn clean(name: &ClusterName, directories: &Directories, run: RunDirec
     if let Err(error) = host::restore_forwarding(directories) {
         report.failures.push(error);
     }
+    // A process that was just executing during the first look had no environment yet and was not seen.
+    kill_processes(name, &mut report);
     detach_mounts(directories, &mut report);
     if let Err(error) = empty_run_directory(directories, run) {
         report.failures.push(error);
@@ -142,7 +148,9 @@ fn remove_links(name: &ClusterName, report: &mut Report) -> Result<(), fairway_n
 }
 
 fn remove_namespaces(name: &ClusterName, report: &mut Report) -> Result<(), fairway_netns::Error> {
-    for namespace in Netns::list(&format!("fw-{name}-"))?.into_iter().filter(|found| name.owns_namespace(found)) {
+    for namespace in
+        Netns::list(&format!("fw-{name}-"))?.into_iter().filter(|found| name.owns_namespace(found))
+    {
         if Netns::remove(&namespace)? {
             report.namespaces.push(namespace);
         }
@@ -169,7 +177,11 @@ fn detach_mounts(directories: &Directories, report: &mut Report) {
 /// table (proc(5), `/proc/pid/mountinfo`: the fifth field, with blanks and the like as octal escapes).
 fn mount_points_below(table: &str, directories: &[&Path]) -> Vec<PathBuf> {
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    points.filter(|point| directories.iter().any(|directory| point.starts_with(directory) && point != directory)).collect()
+    points
+        .filter(|point| {
+            directories.iter().any(|directory| point.starts_with(directory) && point != directory)
+        })
+        .collect()
 }
 
 fn unescape(field: &str) -> PathBuf {
@@ -229,7 +241,8 @@ mod tests {
 27 1 0:22 / /run/fairway/dev/x rw shared:3 - tmpfs tmpfs rw
 28 1 0:22 / /proc rw - proc proc rw
 ";
-        let got = mount_points_below(table, &[Path::new("/var/lib/fairway/dev"), Path::new("/run/fairway/dev")]);
+        let got =
+            mount_points_below(table, &[Path::new("/var/lib/fairway/dev"), Path::new("/run/fairway/dev")]);
         assert_eq!(got, [Path::new("/var/lib/fairway/dev/nodes/a b"), Path::new("/run/fairway/dev/x")]);
     }
 

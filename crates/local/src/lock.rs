@@ -94,8 +94,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run/supervisor.lock");
         assert_eq!(SupervisorLock::holder(&path), None);
-        let Locked::Mine(lock) = SupervisorLock::try_take(&path).unwrap() else { panic!("nobody else holds it") };
-        assert!(matches!(SupervisorLock::try_take(&path).unwrap(), Locked::By(pid) if pid == std::process::id()));
+        let Locked::Mine(lock) = SupervisorLock::try_take(&path).unwrap() else {
+            panic!("nobody else holds it")
+        };
+        assert!(
+            matches!(SupervisorLock::try_take(&path).unwrap(), Locked::By(pid) if pid == std::process::id())
+        );
         assert_eq!(SupervisorLock::holder(&path), Some(std::process::id()));
         drop(lock);
         assert!(!path.exists());

@@ -68,7 +68,8 @@ mod tests {
         for line in 0..50 {
             log.append(format!("line {line}\n").as_bytes()).unwrap();
         }
-        let mut names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["role.log", "role.log.1"]);
         assert!(fs::metadata(path.with_added_extension("1")).unwrap().len() <= 100);

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Span, Timestamp, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, date_time_ymd,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -165,7 +165,10 @@ fn holders(settings: &Settings) -> Vec<Holder> {
         client("controller", "system:kube-controller-manager".into(), "system:masters"),
     ];
     all.extend(
-        settings.nodes().iter().map(|node| client(&node.name, format!("system:node:{}", node.name), "system:nodes")),
+        settings
+            .nodes()
+            .iter()
+            .map(|node| client(&node.name, format!("system:node:{}", node.name), "system:nodes")),
     );
     all
 }
@@ -202,7 +205,12 @@ fn ensure_ca(
     Ok((key, certificate.pem()))
 }
 
-fn make_leaf(pair: &Pair, holder: &Holder, issuer: &Issuer<'_, KeyPair>, now: Timestamp) -> Result<(), PkiError> {
+fn make_leaf(
+    pair: &Pair,
+    holder: &Holder,
+    issuer: &Issuer<'_, KeyPair>,
+    now: Timestamp,
+) -> Result<(), PkiError> {
     let made = |source| PkiError::Make { name: holder.file.clone(), source };
     let mut params = CertificateParams::new(holder.names.clone()).map_err(made)?;
     let dates = params_valid_for(LEAF_DAYS, now)?;
@@ -259,7 +267,8 @@ fn facts_of(pem: &str) -> Option<Facts> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
     let alternatives = certificate.subject_alternative_name().ok()?;
-    let names = alternatives.iter().flat_map(|found| &found.value.general_names).filter_map(name_text).collect();
+    let names =
+        alternatives.iter().flat_map(|found| &found.value.general_names).filter_map(name_text).collect();
     Some(Facts {
         ends: certificate.validity().not_after.timestamp(),
         names,
@@ -281,7 +290,10 @@ fn name_text(name: &GeneralName<'_>) -> Option<String> {
 fn is_current(pair: &Pair, holder: &Holder, ca_pem: &str, now: Timestamp) -> bool {
     let (Some(key), Some(pem)) = (read_key(&pair.key), read_text(&pair.certificate)) else { return false };
     let Some(facts) = facts_of(&pem) else { return false };
-    facts.days_left(now) > RENEW_DAYS && facts.names == holder.names && certifies(&pem, &key) && signed_by(&pem, ca_pem)
+    facts.days_left(now) > RENEW_DAYS
+        && facts.names == holder.names
+        && certifies(&pem, &key)
+        && signed_by(&pem, ca_pem)
 }
 
 /// Whether the certificate is of this key.
@@ -295,7 +307,9 @@ fn signed_by(pem: &str, ca_pem: &str) -> bool {
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
         let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
         certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) if !issuer => Some(id.0.to_vec()),
+            x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) if !issuer => {
+                Some(id.0.to_vec())
+            }
             x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) if issuer => {
                 id.key_identifier.as_ref().map(|id| id.0.to_vec())
             }
@@ -334,8 +348,9 @@ mod tests {
         let (one, two) = (settings(directory.path(), 1), settings(directory.path(), 2));
         let now = Timestamp::now();
         let all = ["ca", "apiserver", "admin", "controller", "node-1"];
-        let with_key = |names: &[&str]| [names, &["sa"]].concat();
-        assert_eq!(ensure(&one, now).unwrap(), with_key(&all));
+        let mut expected = all.to_vec();
+        expected.push("sa");
+        assert_eq!(ensure(&one, now).unwrap(), expected);
         assert_eq!(ensure(&one, now).unwrap(), Vec::<String>::new(), "a second start changes nothing");
         assert_eq!(ensure(&two, now).unwrap(), ["node-2"], "a new node gets one");
 
@@ -344,7 +359,10 @@ mod tests {
         assert_eq!(ensure(&two, now).unwrap(), ["admin"]);
         let days = |days: u64| now + Duration::from_secs(86_400 * days);
         assert_eq!(ensure(&two, days(300)).unwrap(), Vec::<String>::new());
-        assert_eq!(ensure(&two, days(340)).unwrap(), ["apiserver", "admin", "controller", "node-1", "node-2"]);
+        assert_eq!(
+            ensure(&two, days(340)).unwrap(),
+            ["apiserver", "admin", "controller", "node-1", "node-2"]
+        );
         let renewed = ensure(&two, days(3_400)).unwrap();
         assert_eq!(renewed.len(), 6, "a new authority renews all that it signed: {renewed:?}");
 
@@ -361,9 +379,14 @@ mod tests {
         ensure(&settings, Timestamp::now()).unwrap();
         let pem = read_text(&Pki::of(&settings).apiserver().certificate).unwrap();
         let names = facts_of(&pem).unwrap().names;
-        for name in
-            ["10.200.0.1", "10.96.0.1", "127.0.0.1", "localhost", "kubernetes", "kubernetes.default.svc.cluster.local"]
-        {
+        for name in [
+            "10.200.0.1",
+            "10.96.0.1",
+            "127.0.0.1",
+            "localhost",
+            "kubernetes",
+            "kubernetes.default.svc.cluster.local",
+        ] {
             assert!(names.iter().any(|found| found == name), "{name} is not in {names:?}");
         }
     }

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use fairway_netns::{Links, Netns, Veth, read_sysctl};
+use fairway_netns::{Links, Netns, Veth, write_sysctl};
 use ipnet::{IpNet, Ipv4Net};
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+};
 
 use crate::lock::SupervisorLock;
+use crate::process;
 use crate::settings::{Range, Settings};
 use crate::underlay::{conflict, owned_links};
 
@@ -18,7 +21,9 @@ pub enum Problem {
     #[error("not root: network namespaces need it; run it again with sudo")]
     NotRoot,
     /// Another supervisor has the cluster.
-    #[error("cluster {name} is running already (process {pid}); see it with fairway status, stop it with fairway down")]
+    #[error(
+        "cluster {name} is running already (process {pid}); see it with fairway status, stop it with fairway down"
+    )]
     Running {
         /// The cluster.
         name: String,
@@ -86,7 +91,7 @@ pub fn preflight(settings: &Settings) -> Vec<Problem> {
     }
     let mut problems = kernel_features();
     problems.extend(ranges_in_use(settings));
-    problems.extend(port_taken(settings.api_address()));
+    problems.extend(port_taken_by_others(settings));
     problems.extend(unusable_directory(&directories.state, "--state-dir"));
     problems.extend(unusable_directory(&directories.run, "--run-dir"));
     problems
@@ -116,8 +121,9 @@ fn kernel_features() -> Vec<Problem> {
             }
         }
     }
-    if let Err(error) = read_sysctl(&netns, "net/ipv4/ip_forward") {
-        problems.push(missing("IPv4 forwarding", error.to_string(), "mount /proc, with /proc/sys writable"));
+    if let Err(error) = write_sysctl(&netns, "net/ipv4/ip_forward", "1") {
+        let remedy = "mount /proc with /proc/sys writable (in a container: run it privileged)";
+        problems.push(missing("way to set IPv4 forwarding", error.to_string(), remedy));
     }
     if let Err(reason) = crate::masquerade::probe(&netns) {
         problems.push(missing("nftables with NAT", reason, modules));
@@ -136,7 +142,11 @@ fn ranges_in_use(settings: &Settings) -> Vec<Problem> {
         Ok(found) => found,
         Err(error) => {
             let remedy = "route netlink is needed to see which addresses are in use";
-            return vec![Problem::Kernel { feature: "usable route table", reason: error.to_string(), remedy }];
+            return vec![Problem::Kernel {
+                feature: "usable route table",
+                reason: error.to_string(),
+                remedy,
+            }];
         }
     };
     let in_use = |(range, net)| {
@@ -176,6 +186,15 @@ fn host_networks(settings: &Settings) -> Result<(Taken, Vec<String>), fairway_ne
     Ok((taken, own))
 }
 
+/// The API server of a crashed run is no problem: it is ended before the port is needed.
+fn port_taken_by_others(settings: &Settings) -> Option<Problem> {
+    let address = settings.api_address();
+    port_taken(address)?;
+    let leftovers = process::marked(&settings.name).unwrap_or_default();
+    // Without leftovers the port may have come free just now, when the last of them died.
+    if leftovers.is_empty() { port_taken(address) } else { None }
+}
+
 /// Binds where the API server will listen. The address need not exist yet; a listener on all addresses is met all the same.
 fn port_taken(address: SocketAddr) -> Option<Problem> {
     let SocketAddr::V4(v4) = address else { return None };
@@ -193,7 +212,8 @@ fn unusable_directory(path: &Path, flag: &'static str) -> Option<Problem> {
     let nearest = path.ancestors().find(|ancestor| std::fs::symlink_metadata(ancestor).is_ok())?;
     let outcome = tempfile_in(nearest);
     outcome.err().map(|error| {
-        let reason = if nearest == path { error.to_string() } else { format!("{}: {error}", nearest.display()) };
+        let reason =
+            if nearest == path { error.to_string() } else { format!("{}: {error}", nearest.display()) };
         Problem::Directory { path: path.to_owned(), reason, flag }
     })
 }

@@ -1,10 +1,13 @@
 //! What happens while a cluster starts, runs and stops, as events. The command line prints them; a detached supervisor sends them to
 //! its parent as JSON, one a line.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
 
 /// Something that a user waiting at the terminal wants to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +94,26 @@ impl Reporter {
     /// Times count from now.
     pub fn new(sink: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self { since: Instant::now(), sink: Arc::new(sink) }
+    }
+
+    /// Writes each event as a line of JSON to standard output: for [`crate::up_detached`]. When the reader is gone the lines are lost.
+    pub fn json_lines() -> Self {
+        Self::new(|event| {
+            if let Ok(line) = serde_json::to_string(&event) {
+                let mut output = std::io::stdout().lock();
+                let _ = writeln!(output, "{line}").and_then(|()| output.flush());
+            }
+        })
+    }
+
+    /// Tells why the command failed: the last event of a supervisor that could not start.
+    pub fn failed(&self, error: &Error) {
+        self.report(EventKind::Failed { problems: error.problems() });
+    }
+
+    /// An event of another process, with its own time.
+    pub(crate) fn pass_on(&self, event: Event) {
+        (self.sink)(event);
     }
 
     pub(crate) fn report(&self, kind: EventKind) {

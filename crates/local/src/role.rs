@@ -59,7 +59,12 @@ pub fn roles(settings: &Settings, executable: &Path) -> Vec<Role> {
         role("apiserver", StopPhase::ApiServer, None, None),
         role("controller", StopPhase::Controller, None, None),
     ];
-    all.extend(settings.nodes().into_iter().map(|node| role("node", StopPhase::Node, Some(node.name), Some(node.netns))));
+    all.extend(
+        settings
+            .nodes()
+            .into_iter()
+            .map(|node| role("node", StopPhase::Node, Some(node.name), Some(node.netns))),
+    );
     all
 }
 
@@ -86,8 +91,14 @@ mod tests {
         let shown: Vec<String> = roles(&settings, Path::new("/fairway"))
             .iter()
             .map(|role| {
-                let arguments: Vec<_> = role.arguments.iter().map(|argument| argument.to_string_lossy()).collect();
-                format!("{} [{}] {}", role.label(), role.netns.as_deref().unwrap_or("host"), arguments.join(" "))
+                let arguments: Vec<_> =
+                    role.arguments.iter().map(|argument| argument.to_string_lossy()).collect();
+                format!(
+                    "{} [{}] {}",
+                    role.label(),
+                    role.netns.as_deref().unwrap_or("host"),
+                    arguments.join(" ")
+                )
             })
             .collect();
         let file = "--settings /var/lib/fairway/dev/cluster.json";

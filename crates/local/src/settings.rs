@@ -1,27 +1,35 @@
 //! What a cluster is: name, nodes, ranges, directories. Checked when made, saved in `cluster.json`, and the source from which every
 //! address and name of the cluster is derived.
 
-use std::fmt;
+mod directories;
+mod name;
+mod networks;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fairway_netns::link_name;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use self::directories::{Directories, Roots};
+pub use self::name::ClusterName;
+pub(crate) use self::networks::overlaps;
+pub use self::networks::{Networks, Range};
 use crate::files::{self, FileError};
 
 /// Nodes are processes and namespaces of one machine; more than this is not a local cluster.
 pub const NODES_MAX: u8 = 64;
-const NAME_BYTES_MAX: usize = 40;
 const NODE_POD_PREFIX: u8 = 24;
 
 /// Why the settings cannot be used. Nothing was touched.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// The name would not do as part of namespace, link and table names.
-    #[error("cluster name {name:?}: use 1 to 40 lower-case letters, digits and '-', beginning and ending with a letter or digit")]
+    #[error(
+        "cluster name {name:?}: use 1 to 40 lower-case letters, digits and '-', beginning and ending with a letter or digit"
+    )]
     Name {
         /// The name given.
         name: String,
@@ -78,254 +86,6 @@ pub enum SettingsError {
         /// What the flag says.
         given: String,
     },
-}
-
-/// The ranges of a cluster by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Range {
-    /// Node and load-balancer addresses, on the bridge.
-    Underlay,
-    /// Addresses for Services of type LoadBalancer, within the underlay.
-    LoadBalancers,
-    /// Pod addresses.
-    Pods,
-    /// ClusterIPs.
-    Services,
-}
-
-impl Range {
-    /// The flag that sets it.
-    pub fn flag(self) -> &'static str {
-        match self {
-            Self::Underlay => "--underlay",
-            Self::LoadBalancers => "--load-balancers",
-            Self::Pods => "--pods",
-            Self::Services => "--services",
-        }
-    }
-}
-
-impl fmt::Display for Range {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Underlay => "underlay",
-            Self::LoadBalancers => "load-balancer",
-            Self::Pods => "pod",
-            Self::Services => "service",
-        })
-    }
-}
-
-/// The name of a local cluster: a DNS label of at most 40 bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ClusterName(String);
-
-impl ClusterName {
-    /// Checks a name.
-    pub fn parse(name: &str) -> Result<Self, SettingsError> {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let good = (1..=NAME_BYTES_MAX).contains(&name.len())
-            && name.bytes().all(inner)
-            && !name.starts_with('-')
-            && !name.ends_with('-');
-        if good { Ok(Self(name.to_owned())) } else { Err(SettingsError::Name { name: name.to_owned() }) }
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The bridge in the host.
-    pub fn bridge(&self) -> String {
-        link_name(&format!("fw-{self}"))
-    }
-
-    /// The nft table in the host.
-    pub fn table(&self) -> String {
-        format!("fairway-{self}")
-    }
-
-    /// Whether a network namespace is one of this cluster: `fw-<name>-node-<number>` or `fw-<name>-p-<8 hex digits>`, exactly, so that
-    /// a cluster `a` never takes what belongs to a cluster `a-b`.
-    pub fn owns_namespace(&self, namespace: &str) -> bool {
-        let Some(rest) = namespace.strip_prefix("fw-").and_then(|rest| rest.strip_prefix(self.as_str())) else {
-            return false;
-        };
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let short_uid = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        rest.strip_prefix("-node-").is_some_and(digits) || rest.strip_prefix("-p-").is_some_and(short_uid)
-    }
-}
-
-impl fmt::Display for ClusterName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl TryFrom<String> for ClusterName {
-    type Error = SettingsError;
-    fn try_from(name: String) -> Result<Self, SettingsError> {
-        Self::parse(&name)
-    }
-}
-
-impl From<ClusterName> for String {
-    fn from(name: ClusterName) -> Self {
-        name.0
-    }
-}
-
-/// The four ranges, checked against each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RawNetworks")]
-pub struct Networks {
-    underlay: Ipv4Net,
-    load_balancers: Ipv4Net,
-    pods: Ipv4Net,
-    services: Ipv4Net,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawNetworks {
-    underlay: Ipv4Net,
-    load_balancers: Ipv4Net,
-    pods: Ipv4Net,
-    services: Ipv4Net,
-}
-
-impl TryFrom<RawNetworks> for Networks {
-    type Error = SettingsError;
-    fn try_from(raw: RawNetworks) -> Result<Self, SettingsError> {
-        Self::check(raw.underlay, raw.load_balancers, raw.pods, raw.services)
-    }
-}
-
-impl Networks {
-    /// Checks that each range fits its purpose and that they are disjoint (the load-balancer range lies in the underlay).
-    pub fn check(
-        underlay: Ipv4Net,
-        load_balancers: Ipv4Net,
-        pods: Ipv4Net,
-        services: Ipv4Net,
-    ) -> Result<Self, SettingsError> {
-        let [underlay, load_balancers, pods, services] = [underlay, load_balancers, pods, services].map(|net| net.trunc());
-        let refused = |range, net, rule| Err(SettingsError::Range { range, net, rule });
-        if !(16..=28).contains(&underlay.prefix_len()) {
-            return refused(Range::Underlay, underlay, "the prefix length has to be 16 to 28");
-        }
-        if !underlay.contains(&load_balancers) || load_balancers.contains(&underlay.network()) {
-            return refused(Range::LoadBalancers, load_balancers, "it has to lie inside the underlay, above its first addresses");
-        }
-        if pods.prefix_len() > 22 || pods.prefix_len() < 8 {
-            return refused(Range::Pods, pods, "the prefix length has to be 8 to 22, for a /24 on each node");
-        }
-        if !(8..=27).contains(&services.prefix_len()) {
-            return refused(Range::Services, services, "the prefix length has to be 8 to 27");
-        }
-        let all = [(Range::Underlay, underlay), (Range::Pods, pods), (Range::Services, services)];
-        for (index, (one, one_net)) in all.into_iter().enumerate() {
-            for (other, other_net) in all.into_iter().skip(index + 1) {
-                if overlaps(one_net, other_net) {
-                    return Err(SettingsError::Overlap { one, one_net, other, other_net });
-                }
-            }
-        }
-        Ok(Self { underlay, load_balancers, pods, services })
-    }
-
-    /// Node and load-balancer addresses.
-    pub fn underlay(&self) -> Ipv4Net {
-        self.underlay
-    }
-    /// Addresses for Services of type LoadBalancer.
-    pub fn load_balancers(&self) -> Ipv4Net {
-        self.load_balancers
-    }
-    /// Pod addresses of all nodes.
-    pub fn pods(&self) -> Ipv4Net {
-        self.pods
-    }
-    /// ClusterIPs.
-    pub fn services(&self) -> Ipv4Net {
-        self.services
-    }
-}
-
-impl Default for Networks {
-    fn default() -> Self {
-        let net = |a, b, c, d, prefix| Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix);
-        Self {
-            underlay: net(10, 200, 0, 0, 24),
-            load_balancers: net(10, 200, 0, 128, 25),
-            pods: net(10, 244, 0, 0, 16),
-            services: net(10, 96, 0, 0, 16),
-        }
-    }
-}
-
-/// Whether two ranges share an address.
-pub(crate) fn overlaps(one: Ipv4Net, other: Ipv4Net) -> bool {
-    one.contains(&other) || other.contains(&one)
-}
-
-/// Where clusters keep their files; each cluster has a directory of its name in both.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Roots {
-    /// What survives: `/var/lib/fairway` unless moved.
-    pub state: PathBuf,
-    /// What goes with the processes: `/run/fairway` unless moved.
-    pub run: PathBuf,
-}
-
-impl Default for Roots {
-    fn default() -> Self {
-        Self { state: "/var/lib/fairway".into(), run: "/run/fairway".into() }
-    }
-}
-
-/// The directories of one cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Directories {
-    /// `cluster.json`, `pki/`, `store/`, `images/`, `kubeconfig`, `nodes/`.
-    pub state: PathBuf,
-    /// `supervisor.lock`, `processes.json`, `logs/`, `nodes/`, `pods/`.
-    pub run: PathBuf,
-}
-
-impl Directories {
-    /// Those of the cluster of that name.
-    pub fn new(roots: &Roots, name: &ClusterName) -> Self {
-        Self { state: roots.state.join(name.as_str()), run: roots.run.join(name.as_str()) }
-    }
-    /// The saved [`Settings`].
-    pub fn settings_file(&self) -> PathBuf {
-        self.state.join("cluster.json")
-    }
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.state.join("kubeconfig")
-    }
-    /// Certificates and keys.
-    pub fn pki(&self) -> PathBuf {
-        self.state.join("pki")
-    }
-    /// One log file a role.
-    pub fn logs(&self) -> PathBuf {
-        self.run.join("logs")
-    }
-    /// The running roles.
-    pub fn processes_file(&self) -> PathBuf {
-        self.run.join("processes.json")
-    }
-    /// Held by the supervisor.
-    pub fn lock_file(&self) -> PathBuf {
-        self.run.join("supervisor.lock")
-    }
 }
 
 /// What the user asked for; what is `None` comes from the saved settings or the defaults.
@@ -416,14 +176,14 @@ impl Settings {
             return Err(SettingsError::Nodes { nodes });
         }
         let networks = self.networks;
-        let last = host_of(networks.underlay, u32::from(nodes) + 1);
-        if !networks.underlay.contains(&last) || networks.load_balancers.contains(&last) {
+        let last = host_of(networks.underlay(), u32::from(nodes) + 1);
+        if !networks.underlay().contains(&last) || networks.load_balancers().contains(&last) {
             let rule = "it leaves too few addresses below the load-balancer range for the nodes";
-            return Err(SettingsError::Range { range: Range::Underlay, net: networks.underlay, rule });
+            return Err(SettingsError::Range { range: Range::Underlay, net: networks.underlay(), rule });
         }
-        if !networks.pods.contains(&pod_range(networks.pods, nodes)) {
+        if !networks.pods().contains(&pod_range(networks.pods(), nodes)) {
             let rule = "it has no /24 for every node";
-            return Err(SettingsError::Range { range: Range::Pods, net: networks.pods, rule });
+            return Err(SettingsError::Range { range: Range::Pods, net: networks.pods(), rule });
         }
         Ok(())
     }
@@ -454,7 +214,7 @@ impl Settings {
 
     /// The host's address on the bridge: the first of the underlay.
     pub fn host_address(&self) -> Ipv4Addr {
-        host_of(self.networks.underlay, 1)
+        host_of(self.networks.underlay(), 1)
     }
 
     /// Where the API server listens and is reached, from the host, nodes and (through the `kubernetes` Service) pods.
@@ -464,12 +224,12 @@ impl Settings {
 
     /// The ClusterIP of `default/kubernetes`: the first of the service range.
     pub fn kubernetes_address(&self) -> Ipv4Addr {
-        host_of(self.networks.services, 1)
+        host_of(self.networks.services(), 1)
     }
 
     /// The ClusterIP of cluster DNS: the tenth of the service range.
     pub fn dns_address(&self) -> Ipv4Addr {
-        host_of(self.networks.services, 10)
+        host_of(self.networks.services(), 10)
     }
 
     /// The nodes in order.
@@ -486,8 +246,8 @@ impl Settings {
         let name = format!("node-{number}");
         let netns = format!("fw-{}-{name}", self.name);
         Node {
-            address: host_of(self.networks.underlay, u32::from(number) + 1),
-            pods: pod_range(self.networks.pods, number),
+            address: host_of(self.networks.underlay(), u32::from(number) + 1),
+            pods: pod_range(self.networks.pods(), number),
             host_link: link_name(&netns),
             netns,
             name,
@@ -509,22 +269,28 @@ fn port(port: u16) -> Result<NonZeroU16, SettingsError> {
 
 fn networks_of(flags: &Flags) -> Result<Networks, SettingsError> {
     let defaults = Networks::default();
-    let underlay = flags.underlay.unwrap_or(defaults.underlay).trunc();
-    let upper_half = underlay.subnets(underlay.prefix_len().saturating_add(1).min(32)).ok().and_then(Iterator::last);
-    let load_balancers = flags.load_balancers.or(upper_half).unwrap_or(defaults.load_balancers);
-    let pods = flags.pods.unwrap_or(defaults.pods);
-    Networks::check(underlay, load_balancers, pods, flags.services.unwrap_or(defaults.services))
+    let underlay = flags.underlay.unwrap_or(defaults.underlay()).trunc();
+    let upper_half =
+        underlay.subnets(underlay.prefix_len().saturating_add(1).min(32)).ok().and_then(Iterator::last);
+    let load_balancers = flags.load_balancers.or(upper_half).unwrap_or(defaults.load_balancers());
+    let pods = flags.pods.unwrap_or(defaults.pods());
+    Networks::check(underlay, load_balancers, pods, flags.services.unwrap_or(defaults.services()))
 }
 
 fn domain_of(flags: &Flags) -> Result<String, SettingsError> {
-    let domain = flags.domain.as_deref().unwrap_or("cluster.local").trim_end_matches('.').to_ascii_lowercase();
+    let domain =
+        flags.domain.as_deref().unwrap_or("cluster.local").trim_end_matches('.').to_ascii_lowercase();
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if domain.len() <= 200 && domain.split('.').all(label) { Ok(domain) } else { Err(SettingsError::Domain { domain }) }
+    if domain.len() <= 200 && domain.split('.').all(label) {
+        Ok(domain)
+    } else {
+        Err(SettingsError::Domain { domain })
+    }
 }
 
 fn refuse_conflicts(saved: &Settings, flags: &Flags) -> Result<(), SettingsError> {
@@ -536,10 +302,10 @@ fn refuse_conflicts(saved: &Settings, flags: &Flags) -> Result<(), SettingsError
     };
     let net = |net: Option<Ipv4Net>| net.map(|net| net.trunc().to_string());
     let networks = saved.networks;
-    conflict("underlay", networks.underlay.to_string(), net(flags.underlay))?;
-    conflict("load-balancer range", networks.load_balancers.to_string(), net(flags.load_balancers))?;
-    conflict("pod range", networks.pods.to_string(), net(flags.pods))?;
-    conflict("service range", networks.services.to_string(), net(flags.services))?;
+    conflict("underlay", networks.underlay().to_string(), net(flags.underlay))?;
+    conflict("load-balancer range", networks.load_balancers().to_string(), net(flags.load_balancers))?;
+    conflict("pod range", networks.pods().to_string(), net(flags.pods))?;
+    conflict("service range", networks.services().to_string(), net(flags.services))?;
     if flags.domain.is_some() {
         conflict("cluster domain", saved.domain.clone(), Some(domain_of(flags)?))?;
     }

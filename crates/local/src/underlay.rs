@@ -2,7 +2,8 @@
 //!
 //! Every call may be repeated: it makes what is missing and leaves what is there.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use fairway_netns::{Error, Links, Mac, Netns, Route, RouteKind, Veth, write_sysctl};
 use ipnet::{IpNet, Ipv4Net};
@@ -11,6 +12,11 @@ use crate::settings::{ClusterName, NODES_MAX, Node, Settings};
 
 /// The node's end of its link.
 const NODE_LINK: &str = "eth0";
+
+/// The port of the discard service (RFC 863), on which nothing listens any more.
+const DISCARD_PORT: u16 = 9;
+/// Between two namespaces of one machine an answer takes less than a millisecond.
+const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a node's kernel has to do. The values of a new namespace are copied from the host, which may have any.
 const NODE_SYSCTLS: [(&str, &str); 6] = [
@@ -57,7 +63,10 @@ pub(crate) fn create_node(settings: &Settings, node: &Node) -> Result<(), Error>
     }
     host.set_master(&node.host_link, &settings.name.bridge())?;
     host.set_up(&node.host_link)?;
-    inside.add_address(NODE_LINK, Ipv4Net::new_assert(node.address, settings.networks.underlay().prefix_len()))?;
+    inside.add_address(
+        NODE_LINK,
+        Ipv4Net::new_assert(node.address, settings.networks.underlay().prefix_len()),
+    )?;
     inside.set_up(NODE_LINK)?;
     inside.set_up("lo")?;
     for route in node_routes(settings, node) {
@@ -67,6 +76,19 @@ pub(crate) fn create_node(settings: &Settings, node: &Node) -> Result<(), Error>
         write_sysctl(&netns, key, value)?;
     }
     host.replace_route(&route_to_pods(node))
+}
+
+/// Whether packets pass between nodes, found out by sending some: a packet filter of the host can be in the way of bridged packets
+/// too. A closed port that refuses is as good an answer as any.
+pub(crate) fn nodes_reach_each_other(settings: &Settings) -> Result<bool, Error> {
+    let nodes = settings.nodes();
+    let [from, to, ..] = nodes.as_slice() else { return Ok(true) };
+    let target = SocketAddr::from((to.address, DISCARD_PORT));
+    let answer = Netns::open(&from.netns)?.run(|| TcpStream::connect_timeout(&target, PROBE_LIMIT));
+    Ok(match answer {
+        Ok(_) => true,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+    })
 }
 
 /// The pods of the other nodes through those nodes, everything else through the host.
@@ -94,7 +116,9 @@ pub(crate) fn uplink(links: &mut Links) -> Result<Option<String>, Error> {
     let listed = links.list()?;
     let addresses = links.addresses()?;
     let routes = links.routes()?;
-    let default = routes.iter().filter(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4());
+    let default = routes
+        .iter()
+        .filter(|route| route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4());
     let best = default.min_by_key(|route| route.metric.unwrap_or(0));
     Ok(best.and_then(|route| match &route.kind {
         RouteKind::Link(link) | RouteKind::GatewayOnLink { link, .. } => Some(link.clone()),
@@ -110,8 +134,9 @@ pub(crate) fn uplink(links: &mut Links) -> Result<Option<String>, Error> {
 pub(crate) fn owned_links(cluster: &ClusterName, links: &[fairway_netns::Link]) -> Vec<String> {
     let bridge = cluster.bridge();
     let bridge_index = links.iter().find(|link| link.name == bridge).map(|link| link.index);
-    let names: Vec<String> =
-        (1..=NODES_MAX).map(|number| fairway_netns::link_name(&format!("fw-{cluster}-node-{number}"))).collect();
+    let names: Vec<String> = (1..=NODES_MAX)
+        .map(|number| fairway_netns::link_name(&format!("fw-{cluster}-node-{number}")))
+        .collect();
     let mut owned: Vec<String> = links
         .iter()
         .filter(|link| names.contains(&link.name) || (link.master.is_some() && link.master == bridge_index))
@@ -139,7 +164,8 @@ mod tests {
 
     fn settings() -> Settings {
         let name = ClusterName::parse("dev").unwrap();
-        Settings::resolve(&name, &Roots::default(), &Flags { nodes: Some(3), ..Flags::default() }, None).unwrap()
+        Settings::resolve(&name, &Roots::default(), &Flags { nodes: Some(3), ..Flags::default() }, None)
+            .unwrap()
     }
 
     #[test]
@@ -159,7 +185,14 @@ mod tests {
 
     #[test]
     fn owned_links_are_found_by_name_and_as_ports_and_the_bridge_comes_last() {
-        let link = |index, name: &str, master| Link { index, name: name.into(), up: true, mac: None, mtu: 1500, master };
+        let link = |index, name: &str, master| Link {
+            index,
+            name: name.into(),
+            up: true,
+            mac: None,
+            mtu: 1500,
+            master,
+        };
         let links = [
             link(1, "lo", None),
             link(2, "fw-dev", None),
@@ -188,8 +221,20 @@ mod tests {
             Case { name: "inside", net: "10.200.0.0/24", taken: "10.200.0.7/32", link: "eth1", want: true },
             Case { name: "around", net: "10.200.0.0/24", taken: "10.0.0.0/8", link: "tun0", want: true },
             Case { name: "beside", net: "10.200.0.0/24", taken: "10.200.1.0/24", link: "eth1", want: false },
-            Case { name: "default route", net: "10.200.0.0/24", taken: "0.0.0.0/0", link: "eth0", want: false },
-            Case { name: "our own leftover", net: "10.200.0.0/24", taken: "10.200.0.1/24", link: "fw-dev", want: false },
+            Case {
+                name: "default route",
+                net: "10.200.0.0/24",
+                taken: "0.0.0.0/0",
+                link: "eth0",
+                want: false,
+            },
+            Case {
+                name: "our own leftover",
+                net: "10.200.0.0/24",
+                taken: "10.200.0.1/24",
+                link: "fw-dev",
+                want: false,
+            },
             Case { name: "other family", net: "10.200.0.0/24", taken: "fd00::/8", link: "eth0", want: false },
         ];
         for case in cases {

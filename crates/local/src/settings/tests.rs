@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 
 fn net(text: &str) -> Ipv4Net {
@@ -71,7 +73,11 @@ fn flags_that_cannot_work_are_refused_with_the_rule() {
             given: Flags { services: Some(net("10.244.8.0/24")), ..flags() },
             want: "pod range 10.244.0.0/16 and the service range 10.244.8.0/24 overlap",
         },
-        Case { name: "domain", given: Flags { domain: Some("a..b".into()), ..flags() }, want: "not a DNS name" },
+        Case {
+            name: "domain",
+            given: Flags { domain: Some("a..b".into()), ..flags() },
+            want: "not a DNS name",
+        },
     ];
     for case in cases {
         let error = resolve(&case.given, None).unwrap_err().to_string();
@@ -93,7 +99,8 @@ fn saved_settings_go_on_and_contradicting_flags_are_refused() {
 
     let shrunk = resolve(&Flags { nodes: Some(1), ..Flags::default() }, Some(&saved)).unwrap_err();
     assert!(shrunk.to_string().contains("number of nodes 3, not fewer (1)"), "{shrunk}");
-    let moved = resolve(&Flags { underlay: Some(net("10.202.0.0/24")), ..Flags::default() }, Some(&saved)).unwrap_err();
+    let moved = resolve(&Flags { underlay: Some(net("10.202.0.0/24")), ..Flags::default() }, Some(&saved))
+        .unwrap_err();
     assert!(moved.to_string().contains("fairway down --name dev --purge"), "{moved}");
 }
 
