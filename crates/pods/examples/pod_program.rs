@@ -26,7 +26,8 @@ fn serve(port: u16, gated: bool) -> std::io::Result<()> {
         let mut stream = stream?;
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line)?;
-        let status = if gated && !std::path::Path::new("/tmp/ready").exists() { "503 Not Yet" } else { "200 OK" };
+        let status =
+            if gated && !std::path::Path::new("/tmp/ready").exists() { "503 Not Yet" } else { "200 OK" };
         write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
     }
     Ok(())

@@ -95,7 +95,8 @@ impl Context {
     pub(crate) fn new(config: Config, cluster: Arc<dyn Cluster>) -> Self {
         let images = Store::new(config.state_dir.join("images"));
         let dns = ClusterDns { servers: config.cluster_dns.clone(), domain: config.cluster_domain.clone() };
-        let next = std::fs::read_to_string(cursor_path(&config)).ok().and_then(|text| text.trim().parse().ok());
+        let next =
+            std::fs::read_to_string(cursor_path(&config)).ok().and_then(|text| text.trim().parse().ok());
         let addresses = Mutex::new(Addresses::new(config.pod_range, next));
         Self { config, cluster, images, dns, addresses, live: Live::default() }
     }
@@ -167,12 +168,17 @@ impl Agent {
     /// Removes what is left of pods that the API server does not have any more; `pods` is a complete list.
     pub(crate) async fn remove_orphans(&self, pods: &[Arc<Pod>]) {
         let known: Vec<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        let orphans = records(&self.context.pods_dir()).into_iter().filter(|record| !known.contains(&record.uid.as_str()));
+        let orphans = records(&self.context.pods_dir())
+            .into_iter()
+            .filter(|record| !known.contains(&record.uid.as_str()));
         join_all(orphans.map(|record| self.remove_orphan(record))).await;
     }
 
     async fn remove_orphan(&self, record: PodRecord) {
-        tracing::info!(pod = format!("{}/{}", record.namespace, record.name), "removing what is left of a pod that was deleted meanwhile");
+        tracing::info!(
+            pod = format!("{}/{}", record.namespace, record.name),
+            "removing what is left of a pod that was deleted meanwhile"
+        );
         let id = PodId { namespace: record.namespace, name: record.name, uid: record.uid };
         let net = PodNet::new(&self.context.config.cluster, &id.uid);
         setup::tear_down(&self.context.paths(&id), &id, Some(net), record.ip).await;
@@ -236,7 +242,9 @@ impl Agent {
 /// The pods that have a directory. A directory without a readable record is of a pod that did not come far: it has no network yet.
 fn records(directory: &Path) -> Vec<PodRecord> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let read = |entry: std::fs::DirEntry| serde_json::from_slice(&std::fs::read(entry.path().join("pod.json")).ok()?).ok();
+    let read = |entry: std::fs::DirEntry| {
+        serde_json::from_slice(&std::fs::read(entry.path().join("pod.json")).ok()?).ok()
+    };
     entries.flatten().filter_map(read).collect()
 }
 

@@ -27,7 +27,11 @@ impl PodId {
     /// The identity of an object from the API server.
     pub(crate) fn of(pod: &Pod) -> Self {
         let own = |text: &Option<String>| text.clone().unwrap_or_default();
-        Self { namespace: namespace_of(pod).to_owned(), name: own(&pod.metadata.name), uid: own(&pod.metadata.uid) }
+        Self {
+            namespace: namespace_of(pod).to_owned(),
+            name: own(&pod.metadata.name),
+            uid: own(&pod.metadata.uid),
+        }
     }
 }
 
@@ -62,11 +66,20 @@ pub(crate) trait Cluster: Send + Sync + 'static {
     /// Ready when they are others; a clone for every waiter.
     fn sources_changed(&self) -> tokio::sync::watch::Receiver<u64>;
     /// Publishes a status.
-    fn write_status<'a>(&'a self, pod: &'a PodId, status: &'a PodStatus) -> BoxFuture<'a, Result<(), ClusterError>>;
+    fn write_status<'a>(
+        &'a self,
+        pod: &'a PodId,
+        status: &'a PodStatus,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
     /// Removes the object of a pod that has ended.
     fn delete<'a>(&'a self, pod: &'a PodId) -> BoxFuture<'a, Result<(), ClusterError>>;
     /// Asks for a service account token bound to the pod.
-    fn token<'a>(&'a self, pod: &'a PodId, account: &'a str, wish: &'a TokenWish) -> BoxFuture<'a, Result<Token, ClusterError>>;
+    fn token<'a>(
+        &'a self,
+        pod: &'a PodId,
+        account: &'a str,
+        wish: &'a TokenWish,
+    ) -> BoxFuture<'a, Result<Token, ClusterError>>;
     /// Records an event; never waits.
     fn event(&self, event: Event);
 }
@@ -85,9 +98,12 @@ impl ApiCluster {
     /// Starts watching; ready when the first complete lists are there.
     pub(crate) async fn start(client: kube::Client, node_name: &str, shutdown: &Shutdown) -> Self {
         let config = kube::runtime::watcher::Config::default;
-        let config_maps = fairway_kit::watch::watch(Api::<ConfigMap>::all(client.clone()), config(), shutdown.clone());
-        let secrets = fairway_kit::watch::watch(Api::<Secret>::all(client.clone()), config(), shutdown.clone());
-        let services = fairway_kit::watch::watch(Api::<Service>::all(client.clone()), config(), shutdown.clone());
+        let config_maps =
+            fairway_kit::watch::watch(Api::<ConfigMap>::all(client.clone()), config(), shutdown.clone());
+        let secrets =
+            fairway_kit::watch::watch(Api::<Secret>::all(client.clone()), config(), shutdown.clone());
+        let services =
+            fairway_kit::watch::watch(Api::<Service>::all(client.clone()), config(), shutdown.clone());
         let (tick, changed) = tokio::sync::watch::channel(0);
         let (mut one, mut two, mut three) = (config_maps.clone(), secrets.clone(), services.clone());
         one.synced().await;
@@ -128,31 +144,52 @@ fn classify(error: kube::Error) -> ClusterError {
 
 impl Cluster for ApiCluster {
     fn sources(&self) -> Sources {
-        Sources { config_maps: self.config_maps.peek(), secrets: self.secrets.peek(), services: self.services.peek() }
+        Sources {
+            config_maps: self.config_maps.peek(),
+            secrets: self.secrets.peek(),
+            services: self.services.peek(),
+        }
     }
 
     fn sources_changed(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changed.clone()
     }
 
-    fn write_status<'a>(&'a self, pod: &'a PodId, status: &'a PodStatus) -> BoxFuture<'a, Result<(), ClusterError>> {
+    fn write_status<'a>(
+        &'a self,
+        pod: &'a PodId,
+        status: &'a PodStatus,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move {
             // Strategic: conditions are merged by type, so those of readiness gates stay. The uid makes a patch of a successor fail.
             let patch = serde_json::json!({"metadata": {"uid": pod.uid}, "status": status});
             let params = PatchParams::default();
-            self.pods(pod).patch_status(&pod.name, &params, &Patch::Strategic(patch)).await.map(|_| ()).map_err(classify)
+            self.pods(pod)
+                .patch_status(&pod.name, &params, &Patch::Strategic(patch))
+                .await
+                .map(|_| ())
+                .map_err(classify)
         })
     }
 
     fn delete<'a>(&'a self, pod: &'a PodId) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move {
             let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
-            let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+            let params = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
             self.pods(pod).delete(&pod.name, &params).await.map(|_| ()).map_err(classify)
         })
     }
 
-    fn token<'a>(&'a self, pod: &'a PodId, account: &'a str, wish: &'a TokenWish) -> BoxFuture<'a, Result<Token, ClusterError>> {
+    fn token<'a>(
+        &'a self,
+        pod: &'a PodId,
+        account: &'a str,
+        wish: &'a TokenWish,
+    ) -> BoxFuture<'a, Result<Token, ClusterError>> {
         Box::pin(async move {
             let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace);
             let bound = BoundObjectReference {
@@ -171,7 +208,8 @@ impl Cluster for ApiCluster {
             let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
             let status = answer.map_err(|error| ClusterError::Failed(error.to_string()))?.status;
             let text = status.and_then(|status| status.token);
-            let text = text.ok_or_else(|| ClusterError::Failed("the answer to a token request has no token".into()))?;
+            let text = text
+                .ok_or_else(|| ClusterError::Failed("the answer to a token request has no token".into()))?;
             Ok(Token { text, lifetime_secs: wish.expiration_secs })
         })
     }

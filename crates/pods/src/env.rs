@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_kit::Snapshot;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service,
+};
 
 /// Objects that pods refer to, as one consistent view.
 #[derive(Clone, Debug)]
@@ -48,7 +50,9 @@ pub(crate) fn variables(
     let namespace = namespace_of(pod);
     let mut all = Variables::default();
     let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
-    service_variables(&sources.services, namespace, links).into_iter().for_each(|(name, value)| all.set(name, value));
+    service_variables(&sources.services, namespace, links)
+        .into_iter()
+        .for_each(|(name, value)| all.set(name, value));
     for source in container.env_from.as_deref().unwrap_or_default() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(wanted) = &source.config_map_ref {
@@ -168,12 +172,15 @@ pub(crate) fn field_value(pod: &Pod, path: &str, addresses: Addresses) -> Result
         "metadata.labels" => Ok(map_text(pod.metadata.labels.as_ref())),
         "metadata.annotations" => Ok(map_text(pod.metadata.annotations.as_ref())),
         "spec.nodeName" => text(spec.and_then(|spec| spec.node_name.as_ref())),
-        "spec.serviceAccountName" => Ok(spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or("default".into())),
+        "spec.serviceAccountName" => {
+            Ok(spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or("default".into()))
+        }
         "status.podIP" | "status.podIPs" => address(addresses.pod),
         "status.hostIP" | "status.hostIPs" => address(Some(addresses.host)),
         _ => {
             let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");
-            let lookup = |map: Option<&BTreeMap<String, String>>, key: &str| text(map.and_then(|map| map.get(key)));
+            let lookup =
+                |map: Option<&BTreeMap<String, String>>, key: &str| text(map.and_then(|map| map.get(key)));
             if let Some(key) = keyed("metadata.labels['") {
                 lookup(pod.metadata.labels.as_ref(), key)
             } else if let Some(key) = keyed("metadata.annotations['") {
@@ -186,16 +193,22 @@ pub(crate) fn field_value(pod: &Pod, path: &str, addresses: Addresses) -> Result
 }
 
 fn map_text(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
+    let lines: Vec<String> =
+        map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
     lines.join("\n")
 }
 
 /// `limits.cpu` and its like. Without a limit it is what the machine has, as on a real node.
-pub(crate) fn resource_value(pod: &Pod, container: &Container, field: &ResourceFieldSelector) -> Result<String, ConfigError> {
+pub(crate) fn resource_value(
+    pod: &Pod,
+    container: &Container,
+    field: &ResourceFieldSelector,
+) -> Result<String, ConfigError> {
     let name = field.container_name.as_deref().unwrap_or(&container.name);
     let unknown = || ConfigError::Resource { container: name.to_owned(), resource: field.resource.clone() };
     let spec = pod.spec.as_ref();
-    let mut all = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let mut all =
+        spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let of = all.find(|container| container.name == name).ok_or_else(unknown)?;
     let (kind, resource) = field.resource.split_once('.').ok_or_else(unknown)?;
     let resources = of.resources.as_ref();
@@ -206,18 +219,27 @@ pub(crate) fn resource_value(pod: &Pod, container: &Container, field: &ResourceF
     };
     let value_milli = match (table.and_then(|table| table.get(resource)), kind, resource) {
         (Some(quantity), ..) => quantity_milli(&quantity.0).ok_or_else(unknown)?,
-        (None, "limits", "cpu") => std::thread::available_parallelism().map_or(1, |count| count.get() as i128) * 1000,
+        (None, "limits", "cpu") => {
+            std::thread::available_parallelism().map_or(1, |count| count.get() as i128) * 1000
+        }
         (None, "limits", "memory") => memory_bytes() * 1000,
         (None, ..) => 0,
     };
-    let divisor = field.divisor.as_ref().and_then(|quantity| quantity_milli(&quantity.0)).filter(|value| *value > 0).unwrap_or(1000);
+    let divisor = field
+        .divisor
+        .as_ref()
+        .and_then(|quantity| quantity_milli(&quantity.0))
+        .filter(|value| *value > 0)
+        .unwrap_or(1000);
     Ok((value_milli + divisor - 1).div_euclid(divisor).to_string())
 }
 
 /// The memory of this machine.
 pub(crate) fn memory_bytes() -> i128 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<i128>().ok());
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<i128>().ok()
+    });
     kib.unwrap_or(0) * 1024
 }
 
@@ -269,7 +291,9 @@ fn push_service(service: &Service, all: &mut Vec<(String, String)>) {
     let Some(first) = ports.first() else { return };
     let base = variable_name(name);
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-    let protocol = |port: &k8s_openapi::api::core::v1::ServicePort| port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+    let protocol = |port: &k8s_openapi::api::core::v1::ServicePort| {
+        port.protocol.as_deref().unwrap_or("TCP").to_lowercase()
+    };
     all.push((format!("{base}_SERVICE_HOST"), ip.to_owned()));
     all.push((format!("{base}_SERVICE_PORT"), first.port.to_string()));
     for port in ports {
@@ -317,7 +341,12 @@ pub(crate) fn expand<'a>(text: &str, find: impl Fn(&str) -> Option<&'a str>) -> 
 }
 
 /// The command line: `command` replaces the image's entrypoint and its default arguments, `args` replaces the arguments.
-pub(crate) fn command_line(container: &Container, entrypoint: &[String], cmd: &[String], env: &[(String, String)]) -> Vec<String> {
+pub(crate) fn command_line(
+    container: &Container,
+    entrypoint: &[String],
+    cmd: &[String],
+    env: &[(String, String)],
+) -> Vec<String> {
     let find = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let expanded = |list: &[String]| list.iter().map(|text| expand(text, find)).collect::<Vec<_>>();
     let given = |list: &Option<Vec<String>>| list.as_deref().filter(|list| !list.is_empty()).map(expanded);
@@ -368,8 +397,11 @@ mod tests {
         ];
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         for case in cases {
-            let container =
-                Container { command: Some(own(case.command)), args: Some(own(case.args)), ..Container::default() };
+            let container = Container {
+                command: Some(own(case.command)),
+                args: Some(own(case.args)),
+                ..Container::default()
+            };
             let env = [("X".to_owned(), "1".to_owned())];
             assert_eq!(command_line(&container, &own(&["entry"]), &own(&["cmd"]), &env), own(case.want));
         }
@@ -377,7 +409,8 @@ mod tests {
 
     #[test]
     fn quantities() {
-        let cases = [("1", 1000), ("250m", 250), ("1.5", 1500), ("64Mi", 64 * 1024 * 1024 * 1000), ("1k", 1_000_000)];
+        let cases =
+            [("1", 1000), ("250m", 250), ("1.5", 1500), ("64Mi", 64 * 1024 * 1024 * 1000), ("1k", 1_000_000)];
         for (given, want) in cases {
             assert_eq!(quantity_milli(given), Some(want), "{given}");
         }
@@ -420,8 +453,12 @@ mod tests {
 
     #[test]
     fn service_links_are_those_of_the_namespace_and_the_api_server() {
-        let services =
-            vec![service("shop", "db-main", "10.96.0.7"), service("other", "x", "10.96.0.8"), service("shop", "head", "None"), service("default", "kubernetes", "10.96.0.1")];
+        let services = vec![
+            service("shop", "db-main", "10.96.0.7"),
+            service("other", "x", "10.96.0.8"),
+            service("shop", "head", "None"),
+            service("default", "kubernetes", "10.96.0.1"),
+        ];
         let addresses = Addresses { pod: None, host: [10, 0, 0, 1].into() };
         let env = variables(&pod(), &Container::default(), &sources(services), addresses).unwrap();
         let find = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());

@@ -109,7 +109,9 @@ pub(crate) struct ImageConfig {
     pub stop_signal: String,
 }
 
-fn null_as_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+fn null_as_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -148,7 +150,10 @@ impl Store {
     pub fn load(&self, file: &Path) -> Result<Vec<ImageName>, StoreError> {
         let failed = |action| move |source| StoreError::File { path: self.directory.clone(), action, source };
         fs::create_dir_all(&self.directory).map_err(failed("make it"))?;
-        let scratch = tempfile::Builder::new().prefix(".load-").tempdir_in(&self.directory).map_err(failed("write to it"))?;
+        let scratch = tempfile::Builder::new()
+            .prefix(".load-")
+            .tempdir_in(&self.directory)
+            .map_err(failed("write to it"))?;
         let loaded = archive::load(file, scratch.path())?;
         let _lock = self.lock()?;
         let mut index = self.index()?;
@@ -159,7 +164,9 @@ impl Store {
                 fs::rename(&image.directory, &target).map_err(failed("move the image into place"))?;
             }
             for name in image.names {
-                index.images.insert(name.clone(), StoredImage { id: image.id.clone(), size_bytes: image.size_bytes });
+                index
+                    .images
+                    .insert(name.clone(), StoredImage { id: image.id.clone(), size_bytes: image.size_bytes });
                 names.push(name);
             }
         }
@@ -176,19 +183,25 @@ impl Store {
         self.write_index(&index)?;
         if !index.images.values().any(|image| image.id == removed.id) {
             let path = self.image_dir(&removed.id);
-            fs::remove_dir_all(&path).map_err(|source| StoreError::File { path, action: "remove it", source })?;
+            fs::remove_dir_all(&path).map_err(|source| StoreError::File {
+                path,
+                action: "remove it",
+                source,
+            })?;
         }
         Ok(true)
     }
 
     /// When the set of images last changed: cheap, for waiting pods.
     pub(crate) fn changed_at(&self) -> [Option<SystemTime>; 2] {
-        [self.index_path(), self.commands_path()].map(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok())
+        [self.index_path(), self.commands_path()]
+            .map(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok())
     }
 
     /// The image of that name.
     pub(crate) fn resolve(&self, image: &str) -> Result<Image, ResolveError> {
-        let name = ImageName::parse(image).map_err(|rule| ResolveError::Name { image: image.to_owned(), rule })?;
+        let name =
+            ImageName::parse(image).map_err(|rule| ResolveError::Name { image: image.to_owned(), rule })?;
         if let Some(found) = built_in(&name) {
             return Ok(found);
         }
@@ -202,7 +215,11 @@ impl Store {
         };
         let directory = self.image_dir(&stored.id);
         let path = directory.join("config.json");
-        let text = read_limited(&path).map_err(|source| StoreError::File { path: path.clone(), action: "read it", source })?;
+        let text = read_limited(&path).map_err(|source| StoreError::File {
+            path: path.clone(),
+            action: "read it",
+            source,
+        })?;
         let config = serde_json::from_slice(&text)
             .map_err(|error| StoreError::Broken { path: path.clone(), message: error.to_string() })?;
         Ok(Image { id: stored.id, root: ImageRoot::Unpacked(directory.join("rootfs")), config })
@@ -225,7 +242,8 @@ impl Store {
         match read_limited(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index::default()),
             Err(source) => Err(StoreError::File { path, action: "read it", source }),
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| StoreError::Broken { path, message: error.to_string() }),
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| StoreError::Broken { path, message: error.to_string() }),
         }
     }
 

@@ -75,7 +75,10 @@ fn start(shown: &std::ffi::OsStr) -> Result<ExitCode, SetupError> {
         let netns = std::fs::File::open(path).map_err(system("open the pod's network namespace"))?;
         setns(netns, CloneFlags::CLONE_NEWNET).map_err(system("enter the pod's network namespace"))?;
     }
-    let own = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    let own = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
     unshare(own).map_err(system("make the pod's namespaces"))?;
     match sys::fork().map_err(system("fork PID 1 of the pod"))? {
         Forked::Parent(pid) => {
@@ -94,7 +97,8 @@ fn be_pid_1(setup: &PodSetup) -> Result<ExitCode, SetupError> {
     nix::unistd::setsid().map_err(system("start a session"))?;
     // Slave, not private: a namespace name that is removed from /run/netns must not stay pinned by this copy of the mount.
     let whole = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-    mount(None::<&str>, "/", None::<&str>, whole, None::<&str>).map_err(system("separate the pod's mounts"))?;
+    mount(None::<&str>, "/", None::<&str>, whole, None::<&str>)
+        .map_err(system("separate the pod's mounts"))?;
     let proc_flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), proc_flags, None::<&str>).map_err(system("mount /proc"))?;
     nix::unistd::sethostname(&setup.hostname).map_err(system("set the pod's host name"))?;
@@ -109,7 +113,8 @@ fn be_pid_1(setup: &PodSetup) -> Result<ExitCode, SetupError> {
     let _ = std::fs::remove_file(&setup.socket);
     let listener = UnixListener::bind(&setup.socket).map_err(system("listen on the control socket"))?;
     redirect_output(&setup.directory).map_err(system("redirect standard streams"))?;
-    let mut pod = serve::Pod::new(setup.directory.clone(), signals, listener).map_err(system("prepare polling"))?;
+    let mut pod =
+        serve::Pod::new(setup.directory.clone(), signals, listener).map_err(system("prepare polling"))?;
     Ok(pod.run())
 }
 

@@ -111,7 +111,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let client = fairway_kit::connect(&config.client, "fairway-node").await?;
     // Pods are only scheduled to a node that is there: this comes before everything that takes time.
     tokio::spawn(registration::keep_alive(client.clone(), config.clone(), shutdown.clone()));
-    let own = kube::runtime::watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
+    let own =
+        kube::runtime::watcher::Config::default().fields(&format!("spec.nodeName={}", config.node_name));
     let mut pods = fairway_kit::watch::watch(Api::<Pod>::all(client.clone()), own, shutdown.clone());
     let started = shutdown.unless_requested(ApiCluster::start(client, &config.node_name, &shutdown)).await;
     let Some(cluster) = started else { return Ok(()) };

@@ -122,8 +122,15 @@ pub(crate) enum StopReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     StartSandbox,
-    StartContainer { name: String, attempt: u32 },
-    StopContainer { name: String, grace: SignedDuration, reason: StopReason },
+    StartContainer {
+        name: String,
+        attempt: u32,
+    },
+    StopContainer {
+        name: String,
+        grace: SignedDuration,
+        reason: StopReason,
+    },
     RemoveSandbox,
     /// Nothing of the pod is left here: the object can go.
     Finish,
@@ -305,7 +312,10 @@ pub(crate) enum InitProgress {
 pub(crate) fn init_progress(spec: &PodSpec, observed: &Observed) -> InitProgress {
     let policy = restart_policy(spec);
     let touched = |container: &Container| {
-        observed.containers.get(&container.name).is_some_and(|seen| seen.attempt > 0 || !matches!(seen.state, State::Waiting { .. }))
+        observed
+            .containers
+            .get(&container.name)
+            .is_some_and(|seen| seen.attempt > 0 || !matches!(seen.state, State::Waiting { .. }))
     };
     if spec.containers.iter().any(touched) {
         return InitProgress::Done;
@@ -329,7 +339,8 @@ pub(crate) fn init_progress(spec: &PodSpec, observed: &Observed) -> InitProgress
 /// Whether every container of the pod proper has ended for good.
 pub(crate) fn is_complete(spec: &PodSpec, observed: &Observed) -> bool {
     let policy = restart_policy(spec);
-    let over = |container: &Container| match observed.containers.get(&container.name).map(|seen| &seen.state) {
+    let over = |container: &Container| match observed.containers.get(&container.name).map(|seen| &seen.state)
+    {
         Some(State::Ended(ended)) => !restarts(policy, ended.exit_code),
         _ => false,
     };
@@ -388,14 +399,23 @@ fn grace(pod: &Pod, spec: &PodSpec, observed: &Observed) -> SignedDuration {
 /// Stops the containers, sidecars last and in reverse order, then removes the sandbox.
 fn take_down(pod: &Pod, spec: &PodSpec, observed: &Observed, reason: StopReason, plan: &mut Plan) {
     let grace = grace(pod, spec, observed);
-    let alive = |container: &&Container| observed.containers.get(&container.name).is_some_and(Observation::is_alive);
+    let alive =
+        |container: &&Container| observed.containers.get(&container.name).is_some_and(Observation::is_alive);
     let stop = |container: &Container, plan: &mut Plan| {
-        if let Some(State::Running { .. }) = observed.containers.get(&container.name).map(|seen| &seen.state) {
-            plan.actions.push(Action::StopContainer { name: container.name.clone(), grace, reason: reason.clone() });
+        if let Some(State::Running { .. }) = observed.containers.get(&container.name).map(|seen| &seen.state)
+        {
+            plan.actions.push(Action::StopContainer {
+                name: container.name.clone(),
+                grace,
+                reason: reason.clone(),
+            });
         }
     };
-    let ordinary: Vec<&Container> =
-        spec.containers.iter().chain(init_containers(spec).iter().filter(|container| !is_sidecar(container))).collect();
+    let ordinary: Vec<&Container> = spec
+        .containers
+        .iter()
+        .chain(init_containers(spec).iter().filter(|container| !is_sidecar(container)))
+        .collect();
     if ordinary.iter().any(alive) {
         ordinary.into_iter().for_each(|container| stop(container, plan));
         return;
@@ -460,11 +480,21 @@ fn keep_running(
         }
         State::Running { .. } => {
             if let Some(unhealthy) = &seen.unhealthy {
-                let secs = unhealthy.grace_secs.or(spec.termination_grace_period_seconds).unwrap_or(GRACE_DEFAULT_SECS);
+                let secs = unhealthy
+                    .grace_secs
+                    .or(spec.termination_grace_period_seconds)
+                    .unwrap_or(GRACE_DEFAULT_SECS);
                 let reason = StopReason::Unhealthy(unhealthy.message.clone());
-                plan.actions.push(Action::StopContainer { name, grace: SignedDuration::from_secs(secs.max(0)), reason });
+                plan.actions.push(Action::StopContainer {
+                    name,
+                    grace: SignedDuration::from_secs(secs.max(0)),
+                    reason,
+                });
             }
         }
         State::Ended(_) | State::Starting | State::Stopping { .. } => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,10 +46,12 @@ impl LogQuery {
                 "limitBytes" => query.limit_bytes = Some(number()?),
                 "sinceSeconds" => {
                     let secs = i64::try_from(number()?).unwrap_or(i64::MAX);
-                    query.since = Some(now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN));
+                    query.since =
+                        Some(now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN));
                 }
                 "sinceTime" => {
-                    query.since = Some(value.parse().map_err(|_| format!("{name}={value:?} is no RFC 3339 time"))?);
+                    query.since =
+                        Some(value.parse().map_err(|_| format!("{name}={value:?} is no RFC 3339 time"))?);
                 }
                 _ => {}
             }
@@ -151,8 +153,11 @@ pub(crate) fn last_lines(path: &Path, lines: usize, bytes_max: usize) -> Vec<u8>
         Ok(text)
     };
     let mut renderer = Renderer::new(LogQuery::default());
-    let mut out: Vec<u8> =
-        read().unwrap_or_default().split(|&byte| byte == b'\n').flat_map(|line| renderer.render(line)).collect();
+    let mut out: Vec<u8> = read()
+        .unwrap_or_default()
+        .split(|&byte| byte == b'\n')
+        .flat_map(|line| renderer.render(line))
+        .collect();
     out.split_off(out.len().saturating_sub(bytes_max))
 }
 
@@ -174,7 +179,12 @@ fn sources(path: &Path, query: &LogQuery) -> io::Result<Vec<(PathBuf, u64)>> {
 }
 
 /// Reads a log into `out` until its end, or with `follow` until `over` says that no more will come. A reader that is gone ends it.
-pub(crate) async fn stream(path: PathBuf, query: LogQuery, mut over: watch::Receiver<bool>, out: mpsc::Sender<Bytes>) -> io::Result<()> {
+pub(crate) async fn stream(
+    path: PathBuf,
+    query: LogQuery,
+    mut over: watch::Receiver<bool>,
+    out: mpsc::Sender<Bytes>,
+) -> io::Result<()> {
     let files = {
         let (path, query) = (path.clone(), query.clone());
         tokio::task::spawn_blocking(move || sources(&path, &query)).await.map_err(io::Error::other)??
@@ -230,7 +240,11 @@ impl Reader {
     async fn new(mut file: File, start: u64) -> io::Result<Self> {
         file.seek(SeekFrom::Start(start))?;
         let inode = file.metadata()?.ino();
-        Ok(Self { file: BufReader::with_capacity(64 << 10, tokio::fs::File::from_std(file)), inode, pending: Vec::new() })
+        Ok(Self {
+            file: BufReader::with_capacity(64 << 10, tokio::fs::File::from_std(file)),
+            inode,
+            pending: Vec::new(),
+        })
     }
 
     /// The text of some whole entries; empty at the end.
@@ -287,12 +301,28 @@ mod tests {
         let time = |text: &str| Some(text.parse().unwrap());
         let all = LogQuery::default();
         let cases = [
-            Case { name: "all of it, with the rotated file", given: all.clone(), want: "zero\none\ntwo\nthree\n" },
+            Case {
+                name: "all of it, with the rotated file",
+                given: all.clone(),
+                want: "zero\none\ntwo\nthree\n",
+            },
             Case { name: "tail", given: LogQuery { tail_lines: Some(1), ..all.clone() }, want: "three\n" },
-            Case { name: "tail over both files", given: LogQuery { tail_lines: Some(5), ..all.clone() }, want: "zero\none\ntwo\nthree\n" },
-            Case { name: "tail of the newer file", given: LogQuery { tail_lines: Some(4), ..all.clone() }, want: "one\ntwo\nthree\n" },
+            Case {
+                name: "tail over both files",
+                given: LogQuery { tail_lines: Some(5), ..all.clone() },
+                want: "zero\none\ntwo\nthree\n",
+            },
+            Case {
+                name: "tail of the newer file",
+                given: LogQuery { tail_lines: Some(4), ..all.clone() },
+                want: "one\ntwo\nthree\n",
+            },
             Case { name: "nothing", given: LogQuery { tail_lines: Some(0), ..all.clone() }, want: "" },
-            Case { name: "since", given: LogQuery { since: time("2026-01-02T03:04:08Z"), ..all.clone() }, want: "three\n" },
+            Case {
+                name: "since",
+                given: LogQuery { since: time("2026-01-02T03:04:08Z"), ..all.clone() },
+                want: "three\n",
+            },
             Case { name: "limit", given: LogQuery { limit_bytes: Some(7), ..all.clone() }, want: "zero\non" },
             Case {
                 name: "timestamps",
@@ -313,7 +343,12 @@ mod tests {
         std::fs::write(&path, line("a")).unwrap();
         let (sender, mut receiver) = mpsc::channel(16);
         let (end, over) = watch::channel(false);
-        let task = tokio::spawn(stream(path.clone(), LogQuery { follow: true, ..LogQuery::default() }, over, sender));
+        let task = tokio::spawn(stream(
+            path.clone(),
+            LogQuery { follow: true, ..LogQuery::default() },
+            over,
+            sender,
+        ));
         assert_eq!(receiver.recv().await.unwrap(), "a\n");
         std::fs::rename(&path, rotated(&path)).unwrap();
         std::fs::write(&path, line("b")).unwrap();

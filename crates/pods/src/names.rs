@@ -25,7 +25,8 @@ pub(crate) fn hostname(pod: &Pod, node_name: &str) -> String {
     if spec.is_some_and(uses_host_network) {
         return node_name.to_owned();
     }
-    let wanted = spec.and_then(|spec| spec.hostname.as_deref()).or(pod.metadata.name.as_deref()).unwrap_or("pod");
+    let wanted =
+        spec.and_then(|spec| spec.hostname.as_deref()).or(pod.metadata.name.as_deref()).unwrap_or("pod");
     let end = wanted.len().min(HOSTNAME_BYTES_MAX);
     wanted.get(..end).unwrap_or(wanted).trim_end_matches(['-', '.']).to_owned()
 }
@@ -57,7 +58,11 @@ pub(crate) fn hosts(pod: &Pod, hostname: &str, ip: Option<IpAddr>, dns: &Cluster
         if std::mem::take(&mut first) {
             text.push_str("\n# Entries added by HostAliases.\n");
         }
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t")));
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.as_deref().unwrap_or_default().join("\t")
+        ));
     }
     text
 }
@@ -83,7 +88,8 @@ pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, host: &str) -> String {
         "Default" => host,
         _ => {
             let domain = &dns.domain;
-            let own = [format!("{}.svc.{domain}", namespace_of(pod)), format!("svc.{domain}"), domain.clone()];
+            let own =
+                [format!("{}.svc.{domain}", namespace_of(pod)), format!("svc.{domain}"), domain.clone()];
             Resolver {
                 nameservers: dns.servers.iter().map(ToString::to_string).collect(),
                 searches: own.into_iter().chain(host.searches).collect(),
@@ -124,8 +130,13 @@ fn parse(text: &str) -> Resolver {
 impl Resolver {
     fn render(&self) -> String {
         let mut seen = std::collections::BTreeSet::new();
-        let searches: Vec<&str> =
-            self.searches.iter().map(String::as_str).filter(|name| seen.insert(*name)).take(SEARCHES_MAX).collect();
+        let searches: Vec<&str> = self
+            .searches
+            .iter()
+            .map(String::as_str)
+            .filter(|name| seen.insert(*name))
+            .take(SEARCHES_MAX)
+            .collect();
         let mut text = String::new();
         if !searches.is_empty() {
             text.push_str(&format!("search {}\n", searches.join(" ")));
@@ -146,7 +157,10 @@ mod tests {
     use super::*;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(serde_json::json!({"metadata": {"namespace": "shop", "name": "web-1"}, "spec": spec})).unwrap()
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"namespace": "shop", "name": "web-1"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     fn dns() -> ClusterDns {
@@ -164,13 +178,21 @@ mod tests {
         let host = "search corp.example\nnameserver 192.0.2.1\noptions timeout:1\n";
         let cases = [
             Case { name: "cluster first", given: serde_json::json!({"containers": []}), want: cluster },
-            Case { name: "host network", given: serde_json::json!({"containers": [], "hostNetwork": true}), want: host },
+            Case {
+                name: "host network",
+                given: serde_json::json!({"containers": [], "hostNetwork": true}),
+                want: host,
+            },
             Case {
                 name: "host network, asked for",
                 given: serde_json::json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}),
                 want: cluster,
             },
-            Case { name: "default", given: serde_json::json!({"containers": [], "dnsPolicy": "Default"}), want: host },
+            Case {
+                name: "default",
+                given: serde_json::json!({"containers": [], "dnsPolicy": "Default"}),
+                want: host,
+            },
             Case {
                 name: "none and own configuration",
                 given: serde_json::json!({"containers": [], "dnsPolicy": "None",
@@ -184,7 +206,11 @@ mod tests {
             },
         ];
         for case in cases {
-            let got = resolv_conf(&pod(case.given), &dns(), "# c\nnameserver 192.0.2.1\nsearch corp.example\noptions timeout:1\n");
+            let got = resolv_conf(
+                &pod(case.given),
+                &dns(),
+                "# c\nnameserver 192.0.2.1\nsearch corp.example\noptions timeout:1\n",
+            );
             assert_eq!(got, case.want, "{}", case.name);
         }
     }

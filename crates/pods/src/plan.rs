@@ -55,7 +55,9 @@ pub(crate) enum PlanError {
     Config(#[from] ConfigError),
     #[error("no command: neither the container nor the image {image:?} says what to run")]
     NoCommand { image: String },
-    #[error("container runs as root and securityContext.runAsNonRoot is set; set runAsUser, or use an image with a numeric user")]
+    #[error(
+        "container runs as root and securityContext.runAsNonRoot is set; set runAsUser, or use an image with a numeric user"
+    )]
     Root,
     #[error("volume mount {mount:?} names a volume that the pod does not have")]
     Volume { mount: String },
@@ -74,7 +76,11 @@ pub(crate) struct PlanInput<'a> {
 }
 
 /// The plan for one attempt.
-pub(crate) fn plan_container(input: &PlanInput<'_>, container: &Container, attempt: u32) -> Result<ContainerPlan, PlanError> {
+pub(crate) fn plan_container(
+    input: &PlanInput<'_>,
+    container: &Container,
+    attempt: u32,
+) -> Result<ContainerPlan, PlanError> {
     let spec = input.pod.spec.clone().unwrap_or_default();
     let config = &input.image.config;
     let own = variables(input.pod, container, input.sources, input.addresses)?;
@@ -89,15 +95,24 @@ pub(crate) fn plan_container(input: &PlanInput<'_>, container: &Container, attem
         .collect();
     env.extend(own);
     if !env.iter().any(|(name, _)| name == "HOSTNAME") {
-        env.insert(0, ("HOSTNAME".to_owned(), crate::names::hostname(input.pod, spec.node_name.as_deref().unwrap_or_default())));
+        env.insert(
+            0,
+            (
+                "HOSTNAME".to_owned(),
+                crate::names::hostname(input.pod, spec.node_name.as_deref().unwrap_or_default()),
+            ),
+        );
     }
     let working_dir = container.working_dir.clone().unwrap_or_else(|| config.working_dir.clone());
     let context = container.security_context.as_ref();
     let privileged = context.and_then(|context| context.privileged).unwrap_or(false);
     let caps = context.and_then(|context| context.capabilities.as_ref());
     let (add, drop) = caps.map(|caps| (caps.add.as_deref(), caps.drop.as_deref())).unwrap_or_default();
-    let capabilities =
-        if privileged { capability::ALL } else { capability::mask(add.unwrap_or_default(), drop.unwrap_or_default()) };
+    let capabilities = if privileged {
+        capability::ALL
+    } else {
+        capability::mask(add.unwrap_or_default(), drop.unwrap_or_default())
+    };
     Ok(ContainerPlan {
         name: container.name.clone(),
         attempt,
@@ -127,8 +142,17 @@ fn root_plan(input: &PlanInput<'_>, argv: &[String]) -> RootPlan {
             // A program outside the directories that are shown anyway is shown with what lies beside it.
             let shown = ["/usr", "/bin", "/sbin", "/lib", "/opt", "/etc"];
             let command = input.image.config.entrypoint.first().or(argv.first()).map(Path::new);
-            let outside = command.filter(|path| path.is_absolute() && !shown.iter().any(|dir| path.starts_with(dir)));
-            host(true, outside.and_then(Path::parent).filter(|dir| *dir != Path::new("/")).map(Path::to_owned).into_iter().collect())
+            let outside =
+                command.filter(|path| path.is_absolute() && !shown.iter().any(|dir| path.starts_with(dir)));
+            host(
+                true,
+                outside
+                    .and_then(Path::parent)
+                    .filter(|dir| *dir != Path::new("/"))
+                    .map(Path::to_owned)
+                    .into_iter()
+                    .collect(),
+            )
         }
         ImageRoot::Unpacked(lower) => RootPlan::Image { lower: lower.clone() },
     }
@@ -139,14 +163,20 @@ fn user_plan(spec: &PodSpec, container: &Container, image_user: &str) -> Result<
     let number = |value: Option<i64>| value.and_then(|value| u32::try_from(value).ok());
     let uid = number(of_container.and_then(|it| it.run_as_user).or(of_pod.and_then(|it| it.run_as_user)));
     let gid = number(of_container.and_then(|it| it.run_as_group).or(of_pod.and_then(|it| it.run_as_group)));
-    let non_root = of_container.and_then(|it| it.run_as_non_root).or(of_pod.and_then(|it| it.run_as_non_root));
+    let non_root =
+        of_container.and_then(|it| it.run_as_non_root).or(of_pod.and_then(|it| it.run_as_non_root));
     let name = image_user.split(':').next().unwrap_or_default();
     let is_root = uid.map_or(matches!(name, "" | "0" | "root"), |uid| uid == 0);
     if non_root == Some(true) && is_root {
         return Err(PlanError::Root);
     }
     let extra = of_pod.and_then(|it| it.supplemental_groups.as_deref()).unwrap_or_default();
-    let groups = extra.iter().copied().chain(of_pod.and_then(|it| it.fs_group)).filter_map(|id| u32::try_from(id).ok()).collect();
+    let groups = extra
+        .iter()
+        .copied()
+        .chain(of_pod.and_then(|it| it.fs_group))
+        .filter_map(|id| u32::try_from(id).ok())
+        .collect();
     Ok(UserPlan { image_user: (!image_user.is_empty()).then(|| image_user.to_owned()), uid, gid, groups })
 }
 
@@ -168,14 +198,21 @@ fn mounts(
     }
     let message = container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
     let termination = input.paths.termination(&container.name, attempt);
-    all.push(MountPlan { source: termination, sub_path: None, target: PathBuf::from(message), read_only: false });
+    all.push(MountPlan {
+        source: termination,
+        sub_path: None,
+        target: PathBuf::from(message),
+        read_only: false,
+    });
     for mount in asked {
         let unknown = || PlanError::Volume { mount: mount.name.clone() };
-        let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name).ok_or_else(unknown)?;
+        let volume =
+            spec.volumes.iter().flatten().find(|volume| volume.name == mount.name).ok_or_else(unknown)?;
         let plan = input.volumes.get(&volume.name).ok_or_else(unknown)?;
         let source = source_of(volume, plan, input.paths);
         let find = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        let sub_path = mount.sub_path.clone().or_else(|| mount.sub_path_expr.as_deref().map(|text| expand(text, find)));
+        let sub_path =
+            mount.sub_path.clone().or_else(|| mount.sub_path_expr.as_deref().map(|text| expand(text, find)));
         let sub_path = sub_path.filter(|path| !path.is_empty()).map(PathBuf::from);
         let read_only = mount.read_only == Some(true) || matches!(plan, VolumePlan::Files(_));
         all.push(MountPlan { source, sub_path, target: PathBuf::from(&mount.mount_path), read_only });
@@ -188,7 +225,9 @@ fn mounts(
 fn source_of(volume: &Volume, plan: &VolumePlan, paths: &PodPaths) -> PathBuf {
     match plan {
         VolumePlan::HostPath { path, .. } => path.clone(),
-        VolumePlan::Directory | VolumePlan::Memory { .. } | VolumePlan::Files(_) => paths.volume(&volume.name),
+        VolumePlan::Directory | VolumePlan::Memory { .. } | VolumePlan::Files(_) => {
+            paths.volume(&volume.name)
+        }
     }
 }
 
@@ -202,7 +241,9 @@ pub(crate) fn plan_sandbox(
 ) -> PodSetup {
     let spec = pod.spec.clone().unwrap_or_default();
     let memory = |(name, plan): (&String, &VolumePlan)| match plan {
-        VolumePlan::Memory { bytes_max } => Some(MemoryVolume { path: paths.volume(name), bytes_max: *bytes_max }),
+        VolumePlan::Memory { bytes_max } => {
+            Some(MemoryVolume { path: paths.volume(name), bytes_max: *bytes_max })
+        }
         VolumePlan::Directory | VolumePlan::HostPath { .. } | VolumePlan::Files(_) => None,
     };
     let mut sysctls = Vec::new();
@@ -211,7 +252,9 @@ pub(crate) fn plan_sandbox(
         sysctls.push(("net/ipv4/ip_unprivileged_port_start".to_owned(), "0".to_owned()));
         sysctls.push(("net/ipv4/ping_group_range".to_owned(), "0 2147483647".to_owned()));
         let asked = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
-        let own = asked.filter(|sysctl| sysctl.name.starts_with("net.")).map(|it| (it.name.clone(), it.value.clone()));
+        let own = asked
+            .filter(|sysctl| sysctl.name.starts_with("net."))
+            .map(|it| (it.name.clone(), it.value.clone()));
         sysctls.extend(own);
     }
     PodSetup {
@@ -228,7 +271,10 @@ pub(crate) fn plan_sandbox(
 pub(crate) fn follows_objects(pod: &Pod) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     volumes.into_iter().any(|volume| {
-        volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some()
+        volume.config_map.is_some()
+            || volume.secret.is_some()
+            || volume.projected.is_some()
+            || volume.downward_api.is_some()
     }) || !token_wishes(pod).is_empty()
 }
 
@@ -242,7 +288,10 @@ mod tests {
     use crate::image::ImageConfig;
 
     fn plan(pod: serde_json::Value, config: ImageConfig) -> Result<ContainerPlan, PlanError> {
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": pod})).unwrap();
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"namespace": "ns", "name": "p"}, "spec": pod}),
+        )
+        .unwrap();
         let image = Image { id: "x".into(), root: ImageRoot::BuiltIn, config };
         let sources = Sources {
             config_maps: Arc::new(Snapshot { objects: Default::default(), synced: true }),
@@ -269,7 +318,8 @@ mod tests {
 
     #[test]
     fn variables_of_the_container_win_over_the_image() {
-        let config = ImageConfig { entrypoint: own(&["run"]), env: own(&["A=1", "B=2"]), ..ImageConfig::default() };
+        let config =
+            ImageConfig { entrypoint: own(&["run"]), env: own(&["A=1", "B=2"]), ..ImageConfig::default() };
         let spec = serde_json::json!({"containers": [{"name": "c", "env": [{"name": "A", "value": "9"}], "args": ["$(A)$(B)"]}]});
         let plan = plan(spec, config).unwrap();
         assert_eq!(plan.argv, own(&["run", "9$(B)"]), "variables of the image are not expanded");
@@ -285,7 +335,17 @@ mod tests {
             {"name": "v", "mountPath": "/etc/hosts", "subPathExpr": "$(HOSTNAME)/h"}]}], "volumes": [{"name": "v", "emptyDir": {}}]});
         let plan = plan(spec, ImageConfig::default()).unwrap();
         let targets: Vec<_> = plan.mounts.iter().map(|mount| mount.target.to_str().unwrap()).collect();
-        assert_eq!(targets, ["/data", "/etc/resolv.conf", "/etc/hostname", "/dev/termination-log", "/data/inner", "/etc/hosts"]);
+        assert_eq!(
+            targets,
+            [
+                "/data",
+                "/etc/resolv.conf",
+                "/etc/hostname",
+                "/dev/termination-log",
+                "/data/inner",
+                "/etc/hosts"
+            ]
+        );
         assert!(plan.mounts[0].read_only && !plan.mounts[4].read_only);
         assert_eq!(plan.mounts[5].sub_path, Some("p/h".into()));
     }
@@ -297,7 +357,10 @@ mod tests {
             want: PlanError,
         }
         let cases = [
-            Case { given: serde_json::json!({"containers": [{"name": "c", "image": "i"}]}), want: PlanError::NoCommand { image: "i".into() } },
+            Case {
+                given: serde_json::json!({"containers": [{"name": "c", "image": "i"}]}),
+                want: PlanError::NoCommand { image: "i".into() },
+            },
             Case {
                 given: serde_json::json!({"containers": [{"name": "c", "command": ["x"], "securityContext": {"runAsNonRoot": true}}]}),
                 want: PlanError::Root,

@@ -63,9 +63,18 @@ pub(crate) enum ProbeError {
 
 impl ProbePlan {
     /// A probe of a container of the pod with that address.
-    pub(crate) fn new(kind: ProbeKind, probe: &Probe, container: &Container, pod_ip: IpAddr) -> Result<Self, ProbeError> {
-        let secs = |value: Option<i32>, default: u64| Duration::from_secs(value.and_then(|it| u64::try_from(it).ok()).unwrap_or(default));
-        let count = |value: Option<i32>, default: u32| value.and_then(|it| u32::try_from(it).ok()).unwrap_or(default).max(1);
+    pub(crate) fn new(
+        kind: ProbeKind,
+        probe: &Probe,
+        container: &Container,
+        pod_ip: IpAddr,
+    ) -> Result<Self, ProbeError> {
+        let secs = |value: Option<i32>, default: u64| {
+            Duration::from_secs(value.and_then(|it| u64::try_from(it).ok()).unwrap_or(default))
+        };
+        let count = |value: Option<i32>, default: u32| {
+            value.and_then(|it| u32::try_from(it).ok()).unwrap_or(default).max(1)
+        };
         Ok(Self {
             kind,
             question: question(probe, container, pod_ip)?,
@@ -90,12 +99,19 @@ fn question(probe: &Probe, container: &Container, pod_ip: IpAddr) -> Result<Ques
     if let Some(http) = &probe.http_get {
         let address = address(http.host.as_ref(), &http.port)?;
         let headers = http.http_headers.iter().flatten();
-        let (hosts, headers): (Vec<_>, Vec<_>) =
-            headers.map(|header| (header.name.clone(), header.value.clone())).partition(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let (hosts, headers): (Vec<_>, Vec<_>) = headers
+            .map(|header| (header.name.clone(), header.value.clone()))
+            .partition(|(name, _)| name.eq_ignore_ascii_case("host"));
         let host = hosts.into_iter().next().map_or_else(|| address.to_string(), |(_, value)| value);
         let path = http.path.as_deref().unwrap_or("/");
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        return Ok(Question::Http { tls: http.scheme.as_deref() == Some("HTTPS"), address, host, path, headers });
+        return Ok(Question::Http {
+            tls: http.scheme.as_deref() == Some("HTTPS"),
+            address,
+            host,
+            path,
+            headers,
+        });
     }
     if let Some(tcp) = &probe.tcp_socket {
         return Ok(Question::Tcp { address: address(tcp.host.as_ref(), &tcp.port)? });
@@ -215,8 +231,13 @@ mod tests {
     }
 
     /// Asks as the shell does, with these answers; gives the time and verdict of every change, in milliseconds.
-    fn run(kind: ProbeKind, until: Duration, answer: impl Fn(Duration) -> bool) -> (Vec<(u128, Verdict)>, usize) {
-        let (mut tally, mut age, mut changes, mut questions) = (Tally::new(plan(kind)), Duration::ZERO, Vec::new(), 0);
+    fn run(
+        kind: ProbeKind,
+        until: Duration,
+        answer: impl Fn(Duration) -> bool,
+    ) -> (Vec<(u128, Verdict)>, usize) {
+        let (mut tally, mut age, mut changes, mut questions) =
+            (Tally::new(plan(kind)), Duration::ZERO, Vec::new(), 0);
         loop {
             age = tally.next_at(age);
             if age > until {
@@ -253,11 +274,15 @@ mod tests {
 
     #[test]
     fn ports_have_numbers_or_names() {
-        let container: Container =
-            serde_json::from_value(serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]})).unwrap();
+        let container: Container = serde_json::from_value(
+            serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}),
+        )
+        .unwrap();
         let ask = |port: serde_json::Value| {
-            let probe: Probe = serde_json::from_value(serde_json::json!({"tcpSocket": {"port": port}})).unwrap();
-            ProbePlan::new(ProbeKind::Liveness, &probe, &container, [10, 0, 0, 1].into()).map(|plan| plan.question)
+            let probe: Probe =
+                serde_json::from_value(serde_json::json!({"tcpSocket": {"port": port}})).unwrap();
+            ProbePlan::new(ProbeKind::Liveness, &probe, &container, [10, 0, 0, 1].into())
+                .map(|plan| plan.question)
         };
         let tcp = |port: u16| Ok(Question::Tcp { address: ([10, 0, 0, 1], port).into() });
         assert_eq!(ask("web".into()), tcp(8080));

@@ -184,7 +184,9 @@ pub(crate) enum How {
     Code(i32),
     Signal(i32),
     /// It never ran.
-    NotStarted { message: String },
+    NotStarted {
+        message: String,
+    },
 }
 
 impl How {

@@ -37,7 +37,8 @@ pub(crate) struct Machine {
 impl Machine {
     /// What this machine says of itself.
     pub(crate) fn read() -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let read =
+            |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let release = read("/etc/os-release");
         let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
         Self {
@@ -63,14 +64,27 @@ pub(crate) fn node(config: &Config, machine: &Machine, now: Timestamp) -> Node {
     }
     let range = config.pod_range.to_string();
     Node {
-        metadata: ObjectMeta { name: Some(config.node_name.clone()), labels: Some(labels), ..ObjectMeta::default() },
-        spec: Some(NodeSpec { pod_cidr: Some(range.clone()), pod_cidrs: Some(vec![range]), ..NodeSpec::default() }),
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: Some(range.clone()),
+            pod_cidrs: Some(vec![range]),
+            ..NodeSpec::default()
+        }),
         status: Some(status(config, machine, None, now)),
     }
 }
 
 /// The status to write; the transition time of `before` is kept while the condition holds.
-pub(crate) fn status(config: &Config, machine: &Machine, before: Option<&NodeStatus>, now: Timestamp) -> NodeStatus {
+pub(crate) fn status(
+    config: &Config,
+    machine: &Machine,
+    before: Option<&NodeStatus>,
+    now: Timestamp,
+) -> NodeStatus {
     let known = |type_: &str, status: &str| {
         let conditions = before.and_then(|before| before.conditions.as_deref()).unwrap_or_default();
         let same = conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status);
@@ -153,7 +167,12 @@ pub(crate) async fn keep_alive(client: kube::Client, config: Config, shutdown: S
     }
 }
 
-async fn beat(client: &kube::Client, config: &Config, machine: &Machine, with_status: bool) -> kube::Result<()> {
+async fn beat(
+    client: &kube::Client,
+    config: &Config,
+    machine: &Machine,
+    with_status: bool,
+) -> kube::Result<()> {
     if with_status {
         write_node(client, config, machine).await?;
     }
@@ -172,7 +191,9 @@ async fn write_node(client: &kube::Client, config: &Config, machine: &Machine) -
     let patch = serde_json::json!({"metadata": {"labels": wanted.metadata.labels}, "spec": wanted.spec});
     nodes.patch(&config.node_name, &params, &Patch::Merge(patch)).await?;
     let status = status(config, machine, found.status.as_ref(), Timestamp::now());
-    nodes.patch_status(&config.node_name, &params, &Patch::Merge(serde_json::json!({"status": status}))).await?;
+    nodes
+        .patch_status(&config.node_name, &params, &Patch::Merge(serde_json::json!({"status": status})))
+        .await?;
     Ok(())
 }
 

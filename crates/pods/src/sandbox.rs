@@ -37,11 +37,23 @@ pub(crate) enum SandboxError {
 }
 
 /// Starts PID 1 of a pod and waits until it listens. `label` is shown in the process list.
-pub(crate) async fn launch(executable: &Path, cluster: &str, label: &str, setup: &PodSetup) -> Result<(), SandboxError> {
-    tokio::time::timeout(START_MAX, launch_inner(executable, cluster, label, setup)).await.unwrap_or(Err(SandboxError::Timeout))
+pub(crate) async fn launch(
+    executable: &Path,
+    cluster: &str,
+    label: &str,
+    setup: &PodSetup,
+) -> Result<(), SandboxError> {
+    tokio::time::timeout(START_MAX, launch_inner(executable, cluster, label, setup))
+        .await
+        .unwrap_or(Err(SandboxError::Timeout))
 }
 
-async fn launch_inner(executable: &Path, cluster: &str, label: &str, setup: &PodSetup) -> Result<(), SandboxError> {
+async fn launch_inner(
+    executable: &Path,
+    cluster: &str,
+    label: &str,
+    setup: &PodSetup,
+) -> Result<(), SandboxError> {
     let spawn = |source| SandboxError::Spawn { executable: executable.to_owned(), source };
     let mut child = Command::new(executable)
         .args(["pod", label])
@@ -57,7 +69,8 @@ async fn launch_inner(executable: &Path, cluster: &str, label: &str, setup: &Pod
     if let Some(mut input) = child.stdin.take() {
         input.write_all(&text).await.map_err(spawn)?;
     }
-    let output = child.stdout.take().ok_or_else(|| SandboxError::Start("it has no standard output".into()))?;
+    let output =
+        child.stdout.take().ok_or_else(|| SandboxError::Start("it has no standard output".into()))?;
     let mut lines = BufReader::new(output.take(64 << 10)).lines();
     let outcome = loop {
         match lines.next_line().await.map_err(spawn)? {
@@ -152,7 +165,11 @@ pub(crate) struct ExecSession(Control);
 
 impl ExecSession {
     /// Starts it with these descriptors (see [`Request::Exec`]).
-    pub(crate) async fn start(socket: &Path, plan: ExecPlan, fds: &[BorrowedFd<'_>]) -> Result<Self, SandboxError> {
+    pub(crate) async fn start(
+        socket: &Path,
+        plan: ExecPlan,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Self, SandboxError> {
         let mut control = Control::connect(socket).await?;
         control.send(&Request::Exec(plan), fds).await?;
         Ok(Self(control))

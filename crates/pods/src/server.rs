@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::agent::{Context, ContainerView, LivePod};
+use crate::agent::{ContainerView, Context, LivePod};
 use crate::logs::{self, LogQuery};
 use fairway_kit::Shutdown;
 
@@ -61,8 +61,9 @@ pub(crate) fn serve(socket: &Path, context: Arc<Context>, shutdown: Shutdown) ->
             let (context, shutdown) = (context.clone(), shutdown.clone());
             tokio::spawn(async move {
                 let service = service_fn(|request| answer(context.clone(), request));
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades();
                 let _ = shutdown.unless_requested(connection).await;
                 drop(slot);
             });
@@ -113,14 +114,21 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
 }
 
 fn find_pod(context: &Context, namespace: &str, pod: &str) -> Result<LivePod, Refused> {
-    let missing = || Refused::new(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node"));
+    let missing =
+        || Refused::new(StatusCode::NOT_FOUND, format!("pod {namespace}/{pod} is not on this node"));
     context.live.find(namespace, pod).ok_or_else(missing)
 }
 
-fn find(context: &Context, namespace: &str, pod: &str, container: &str) -> Result<(LivePod, ContainerView), Refused> {
+fn find(
+    context: &Context,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Result<(LivePod, ContainerView), Refused> {
     let live = find_pod(context, namespace, pod)?;
     let view = live.containers.borrow().get(container).cloned();
-    let unknown = || Refused::new(StatusCode::BAD_REQUEST, format!("container {container} is not valid for pod {pod}"));
+    let unknown =
+        || Refused::new(StatusCode::BAD_REQUEST, format!("container {container} is not valid for pod {pod}"));
     let view = view.ok_or_else(unknown)?;
     Ok((live, view))
 }
@@ -132,17 +140,24 @@ fn require_running(container: &str, view: &ContainerView) -> Result<(), Refused>
     Err(Refused::new(StatusCode::BAD_REQUEST, format!("container {container:?} is not running")))
 }
 
-fn logs_of(pod: &LivePod, container: &str, view: &ContainerView, query: LogQuery) -> Result<Response<Body>, Refused> {
+fn logs_of(
+    pod: &LivePod,
+    container: &str,
+    view: &ContainerView,
+    query: LogQuery,
+) -> Result<Response<Body>, Refused> {
     let attempt = match (query.previous, view.attempt) {
         (false, attempt) => attempt,
         (true, 0) => {
-            let message = format!("previous terminated container {container:?} in pod {:?} not found", pod.id.name);
+            let message =
+                format!("previous terminated container {container:?} in pod {:?} not found", pod.id.name);
             return Err(Refused::new(StatusCode::BAD_REQUEST, message));
         }
         (true, attempt) => attempt - 1,
     };
     if !view.started && !query.previous {
-        let message = format!("container {container:?} in pod {:?} is waiting to start: {}", pod.id.name, view.waiting);
+        let message =
+            format!("container {container:?} in pod {:?} is waiting to start: {}", pod.id.name, view.waiting);
         return Err(Refused::new(StatusCode::BAD_REQUEST, message));
     }
     // A container that waits for its next start has the log of its last attempt.
@@ -172,7 +187,10 @@ pub(super) fn end_of(pod: &LivePod, container: &str, attempt: u32) -> watch::Rec
     let (over, receiver) = watch::channel(false);
     tokio::spawn(async move {
         loop {
-            let runs = views.borrow_and_update().get(&container).is_some_and(|view| view.attempt == attempt && view.running);
+            let runs = views
+                .borrow_and_update()
+                .get(&container)
+                .is_some_and(|view| view.attempt == attempt && view.running);
             if !runs || over.is_closed() {
                 break;
             }
@@ -188,10 +206,14 @@ pub(super) fn end_of(pod: &LivePod, container: &str, attempt: u32) -> watch::Rec
 
 /// The parameters of a query in order, decoded.
 fn decode_query(query: &str) -> Vec<(String, String)> {
-    query.split('&').filter(|part| !part.is_empty()).map(|part| {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        (decode(name), decode(value))
-    }).collect()
+    query
+        .split('&')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
 }
 
 fn decode(text: &str) -> String {
@@ -224,7 +246,13 @@ mod tests {
     #[test]
     fn queries_are_decoded() {
         let got = decode_query("command=sh&command=-c&command=echo+%22a%2Bb%22%20%zz&tty=1&flag");
-        let want = [("command", "sh"), ("command", "-c"), ("command", "echo \"a+b\" %zz"), ("tty", "1"), ("flag", "")];
+        let want = [
+            ("command", "sh"),
+            ("command", "-c"),
+            ("command", "echo \"a+b\" %zz"),
+            ("tty", "1"),
+            ("flag", ""),
+        ];
         assert_eq!(got, want.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }

@@ -2,27 +2,38 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::net::IpAddr;
 
 use crate::lifecycle::{
-    Ended, InitProgress, Observation, Observed, RestartPolicy, Sandbox, State, failure, init_containers, init_progress,
-    is_sidecar, restart_policy, restarts,
+    Ended, InitProgress, Observation, Observed, RestartPolicy, Sandbox, State, failure, init_containers,
+    init_progress, is_sidecar, restart_policy, restarts,
 };
 
 /// The status to publish. `previous` is the one published before (or found): conditions keep their transition time while their status
 /// stays, and conditions of others (readiness gates, the scheduler's) are kept as they are.
-pub(crate) fn compute(pod: &Pod, observed: &Observed, previous: &PodStatus, host_ip: IpAddr, now: Timestamp) -> PodStatus {
+pub(crate) fn compute(
+    pod: &Pod,
+    observed: &Observed,
+    previous: &PodStatus,
+    host_ip: IpAddr,
+    now: Timestamp,
+) -> PodStatus {
     let spec = pod.spec.clone().unwrap_or_default();
     let failed = failure(&spec, observed, now);
     let phase = if failed.is_some() { "Failed" } else { phase(pod, &spec, observed) };
     let done = matches!(phase, "Succeeded" | "Failed");
     let statuses = |containers: &[Container]| -> Vec<ContainerStatus> {
         let policy = restart_policy(&spec);
-        containers.iter().filter_map(|container| Some(container_status(pod, container, observed.containers.get(&container.name)?, policy, now))).collect()
+        containers
+            .iter()
+            .filter_map(|container| {
+                Some(container_status(pod, container, observed.containers.get(&container.name)?, policy, now))
+            })
+            .collect()
     };
     let ip = observed.ip.map(|ip| ip.to_string());
     PodStatus {
@@ -78,9 +89,18 @@ pub(crate) fn container_id(pod: &Pod, name: &str, attempt: u32) -> String {
     format!("fairway://{}-{name}-{attempt}", pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
-fn container_status(pod: &Pod, container: &Container, seen: &Observation, policy: RestartPolicy, now: Timestamp) -> ContainerStatus {
+fn container_status(
+    pod: &Pod,
+    container: &Container,
+    seen: &Observation,
+    policy: RestartPolicy,
+    now: Timestamp,
+) -> ContainerStatus {
     let policy = if is_sidecar(container) { RestartPolicy::Always } else { policy };
-    let terminated = |ended: &Ended| ContainerState { terminated: Some(terminated_state(pod, &container.name, ended)), ..Default::default() };
+    let terminated = |ended: &Ended| ContainerState {
+        terminated: Some(terminated_state(pod, &container.name, ended)),
+        ..Default::default()
+    };
     let waiting = |reason: &str, message: Option<String>| ContainerState {
         waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
         ..Default::default()
@@ -95,7 +115,9 @@ fn container_status(pod: &Pod, container: &Container, seen: &Observation, policy
         },
         State::Ended(ended) => {
             let restart_at = seen.restart_at(ended);
-            let delayed = restarts(policy, ended.exit_code) && restart_at > now && pod.metadata.deletion_timestamp.is_none();
+            let delayed = restarts(policy, ended.exit_code)
+                && restart_at > now
+                && pod.metadata.deletion_timestamp.is_none();
             if delayed {
                 last = Some(ended);
                 let delay = restart_at.duration_since(ended.finished_at).as_secs();
@@ -107,7 +129,8 @@ fn container_status(pod: &Pod, container: &Container, seen: &Observation, policy
     };
     let running = matches!(seen.state, State::Running { .. } | State::Stopping { .. });
     let never_started = matches!(seen.state, State::Waiting { .. } | State::Starting) && seen.last.is_none();
-    let completed_init = matches!(&seen.state, State::Ended(ended) if ended.exit_code == 0) && is_init(pod, container);
+    let completed_init =
+        matches!(&seen.state, State::Ended(ended) if ended.exit_code == 0) && is_init(pod, container);
     ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone().unwrap_or_default(),
@@ -172,7 +195,14 @@ struct Decided {
     reason: Option<&'static str>,
 }
 
-fn conditions(pod: &Pod, spec: &PodSpec, observed: &Observed, previous: &PodStatus, done: bool, now: Timestamp) -> Vec<PodCondition> {
+fn conditions(
+    pod: &Pod,
+    spec: &PodSpec,
+    observed: &Observed,
+    previous: &PodStatus,
+    done: bool,
+    now: Timestamp,
+) -> Vec<PodCondition> {
     let known = previous.conditions.as_deref().unwrap_or_default();
     let completed = done.then_some(("PodCompleted", None));
     let initialized = match init_progress(spec, observed) {
@@ -187,28 +217,45 @@ fn conditions(pod: &Pod, spec: &PodSpec, observed: &Observed, previous: &PodStat
         .iter()
         .chain(init_containers(spec).iter().filter(|container| is_sidecar(container)))
         .filter(|container| {
-            !observed.containers.get(&container.name).is_some_and(|seen| seen.started && seen.ready && seen.state_is_running())
+            !observed
+                .containers
+                .get(&container.name)
+                .is_some_and(|seen| seen.started && seen.ready && seen.state_is_running())
         })
         .collect();
     let containers_ready = completed.clone().or_else(|| {
-        (!unready.is_empty()).then(|| ("ContainersNotReady", Some(names("containers with unready status", unready.into_iter()))))
+        (!unready.is_empty()).then(|| {
+            ("ContainersNotReady", Some(names("containers with unready status", unready.into_iter())))
+        })
     });
     let gate_closed = || {
         let gates = spec.readiness_gates.as_deref().unwrap_or_default();
-        let open = |gate: &str| known.iter().chain(found(pod)).any(|it| it.type_ == gate && it.status == "True");
-        let closed: Vec<&str> = gates.iter().map(|gate| gate.condition_type.as_str()).filter(|gate| !open(gate)).collect();
-        (!closed.is_empty()).then(|| ("ReadinessGatesNotReady", Some(format!("the status of pod readiness gate is not \"True\": {closed:?}"))))
+        let open =
+            |gate: &str| known.iter().chain(found(pod)).any(|it| it.type_ == gate && it.status == "True");
+        let closed: Vec<&str> =
+            gates.iter().map(|gate| gate.condition_type.as_str()).filter(|gate| !open(gate)).collect();
+        (!closed.is_empty()).then(|| {
+            (
+                "ReadinessGatesNotReady",
+                Some(format!("the status of pod readiness gate is not \"True\": {closed:?}")),
+            )
+        })
     };
-    let sandbox = (observed.sandbox != Sandbox::Ready).then_some(("SandboxNotReady", None)).map(|(_, message)| ("", message));
+    let sandbox = (observed.sandbox != Sandbox::Ready)
+        .then_some(("SandboxNotReady", None))
+        .map(|(_, message)| ("", message));
     let decided = [
         Decided { type_: "PodReadyToStartContainers", obstacle: sandbox, reason: None },
         Decided { type_: "Initialized", obstacle: initialized, reason: done.then_some("PodCompleted") },
         Decided { type_: "Ready", obstacle: containers_ready.clone().or_else(gate_closed), reason: None },
         Decided { type_: "ContainersReady", obstacle: containers_ready, reason: None },
     ];
-    let mut all: Vec<PodCondition> = decided.into_iter().map(|decided| decided.condition(pod, known, now)).collect();
+    let mut all: Vec<PodCondition> =
+        decided.into_iter().map(|decided| decided.condition(pod, known, now)).collect();
     let scheduled = known.iter().chain(found(pod)).find(|it| it.type_ == "PodScheduled").cloned();
-    all.push(scheduled.unwrap_or_else(|| Decided { type_: "PodScheduled", obstacle: None, reason: None }.condition(pod, known, now)));
+    all.push(scheduled.unwrap_or_else(|| {
+        Decided { type_: "PodScheduled", obstacle: None, reason: None }.condition(pod, known, now)
+    }));
     all
 }
 
@@ -232,7 +279,8 @@ fn names<'a>(text: &str, containers: impl Iterator<Item = &'a Container>) -> Str
 impl Decided {
     fn condition(self, pod: &Pod, known: &[PodCondition], now: Timestamp) -> PodCondition {
         let status = if self.obstacle.is_none() { "True" } else { "False" };
-        let before = known.iter().find(|condition| condition.type_ == self.type_ && condition.status == status);
+        let before =
+            known.iter().find(|condition| condition.type_ == self.type_ && condition.status == status);
         let (reason, message) = match self.obstacle {
             None => (self.reason.unwrap_or_default(), None),
             Some((reason, message)) => (reason, message),
@@ -242,9 +290,14 @@ impl Decided {
             status: status.to_owned(),
             reason: (!reason.is_empty()).then(|| reason.to_owned()),
             message,
-            last_transition_time: before.and_then(|before| before.last_transition_time.clone()).or(Some(Time(now))),
+            last_transition_time: before
+                .and_then(|before| before.last_transition_time.clone())
+                .or(Some(Time(now))),
             observed_generation: pod.metadata.generation,
             ..PodCondition::default()
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, Pod, Secret, Volume, VolumeProjection,
+    ConfigMap, Container, DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, Pod, Secret, Volume,
+    VolumeProjection,
 };
 
-use crate::env::{Addresses, ConfigError, Sources, field_value, namespace_of, quantity_milli, resource_value};
+use crate::env::{
+    Addresses, ConfigError, Sources, field_value, namespace_of, quantity_milli, resource_value,
+};
 pub(crate) use write::write_files;
 
 /// Bytes of a volume in memory that names no limit.
@@ -65,7 +68,9 @@ pub(crate) struct TokenWish {
 pub(crate) enum VolumeError {
     #[error("volume {volume:?}: {source}")]
     Config { volume: String, source: ConfigError },
-    #[error("volume {volume:?}: {kind} is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are")]
+    #[error(
+        "volume {volume:?}: {kind} is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are"
+    )]
     Unsupported { volume: String, kind: String },
     #[error("volume {volume:?}: its service account token has not been issued yet")]
     Token { volume: String },
@@ -76,16 +81,23 @@ pub(crate) enum VolumeError {
 /// The tokens that the volumes of a pod want.
 pub(crate) fn token_wishes(pod: &Pod) -> Vec<TokenWish> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let sources = volumes.filter_map(|volume| volume.projected.as_ref()).flat_map(|projected| projected.sources.iter().flatten());
-    let mut wishes: Vec<TokenWish> =
-        sources.filter_map(|source| source.service_account_token.as_ref()).map(|token| wish(token.audience.as_ref(), token.expiration_seconds)).collect();
+    let sources = volumes
+        .filter_map(|volume| volume.projected.as_ref())
+        .flat_map(|projected| projected.sources.iter().flatten());
+    let mut wishes: Vec<TokenWish> = sources
+        .filter_map(|source| source.service_account_token.as_ref())
+        .map(|token| wish(token.audience.as_ref(), token.expiration_seconds))
+        .collect();
     wishes.sort();
     wishes.dedup();
     wishes
 }
 
 fn wish(audience: Option<&String>, expiration_secs: Option<i64>) -> TokenWish {
-    TokenWish { audience: audience.cloned().unwrap_or_default(), expiration_secs: expiration_secs.unwrap_or(TOKEN_SECS_DEFAULT) }
+    TokenWish {
+        audience: audience.cloned().unwrap_or_default(),
+        expiration_secs: expiration_secs.unwrap_or(TOKEN_SECS_DEFAULT),
+    }
 }
 
 /// What the volumes are made of, by the pod, the objects and the tokens that are there.
@@ -106,14 +118,19 @@ impl Planner<'_> {
         } else if let Some(source) = &volume.config_map {
             let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
             let optional = source.optional == Some(true);
-            VolumePlan::Files(self.config_map(&source.name, source.items.as_deref(), mode, optional).map_err(config)?)
+            VolumePlan::Files(
+                self.config_map(&source.name, source.items.as_deref(), mode, optional).map_err(config)?,
+            )
         } else if let Some(source) = &volume.secret {
             let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
-            let (name, optional) = (source.secret_name.as_deref().unwrap_or_default(), source.optional == Some(true));
+            let (name, optional) =
+                (source.secret_name.as_deref().unwrap_or_default(), source.optional == Some(true));
             VolumePlan::Files(self.secret(name, source.items.as_deref(), mode, optional).map_err(config)?)
         } else if let Some(source) = &volume.downward_api {
             let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
-            VolumePlan::Files(self.downward(source.items.as_deref().unwrap_or_default(), mode).map_err(config)?)
+            VolumePlan::Files(
+                self.downward(source.items.as_deref().unwrap_or_default(), mode).map_err(config)?,
+            )
         } else if let Some(source) = &volume.projected {
             let mode = source.default_mode.unwrap_or(MODE_DEFAULT);
             let mut files = Files::new();
@@ -145,17 +162,24 @@ impl Planner<'_> {
         let config = |source| VolumeError::Config { volume: volume.to_owned(), source };
         let mut files = Files::new();
         if let Some(map) = &source.config_map {
-            files.extend(self.config_map(&map.name, map.items.as_deref(), mode, map.optional == Some(true)).map_err(config)?);
+            files.extend(
+                self.config_map(&map.name, map.items.as_deref(), mode, map.optional == Some(true))
+                    .map_err(config)?,
+            );
         }
         if let Some(secret) = &source.secret {
-            files.extend(self.secret(&secret.name, secret.items.as_deref(), mode, secret.optional == Some(true)).map_err(config)?);
+            files.extend(
+                self.secret(&secret.name, secret.items.as_deref(), mode, secret.optional == Some(true))
+                    .map_err(config)?,
+            );
         }
         if let Some(downward) = &source.downward_api {
             files.extend(self.downward(downward.items.as_deref().unwrap_or_default(), mode).map_err(config)?);
         }
         if let Some(token) = &source.service_account_token {
             let wish = wish(token.audience.as_ref(), token.expiration_seconds);
-            let text = self.tokens.get(&wish).ok_or_else(|| VolumeError::Token { volume: volume.to_owned() })?;
+            let text =
+                self.tokens.get(&wish).ok_or_else(|| VolumeError::Token { volume: volume.to_owned() })?;
             // Kubernetes narrows tokens to the owner; a container that runs as another user must read it, too.
             let mode = if self.runs_as_other_user() { 0o644 } else { mode_bits(mode) };
             files.insert(token.path.clone(), VolumeFile { bytes: text.clone().into_bytes(), mode });
@@ -165,23 +189,48 @@ impl Planner<'_> {
 
     fn runs_as_other_user(&self) -> bool {
         let spec = self.pod.spec.as_ref();
-        let of_pod = spec.and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.run_as_user);
-        let of = |container: &Container| container.security_context.as_ref().and_then(|context| context.run_as_user);
-        spec.is_some_and(|spec| spec.containers.iter().any(|container| of(container).or(of_pod).is_some_and(|uid| uid != 0)))
+        let of_pod =
+            spec.and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.run_as_user);
+        let of = |container: &Container| {
+            container.security_context.as_ref().and_then(|context| context.run_as_user)
+        };
+        spec.is_some_and(|spec| {
+            spec.containers.iter().any(|container| of(container).or(of_pod).is_some_and(|uid| uid != 0))
+        })
     }
 
-    fn config_map(&self, name: &str, items: Option<&[KeyToPath]>, mode: i32, optional: bool) -> Result<Files, ConfigError> {
+    fn config_map(
+        &self,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        mode: i32,
+        optional: bool,
+    ) -> Result<Files, ConfigError> {
         let namespace = namespace_of(self.pod);
         let Some(found) = self.sources.config_maps.find(namespace, name) else {
-            return if optional { Ok(Files::new()) } else { Err(ConfigError::ConfigMapMissing { name: name.to_owned() }) };
+            return if optional {
+                Ok(Files::new())
+            } else {
+                Err(ConfigError::ConfigMapMissing { name: name.to_owned() })
+            };
         };
         select(config_map_bytes(found), items, mode, optional, ("ConfigMap", namespace, name))
     }
 
-    fn secret(&self, name: &str, items: Option<&[KeyToPath]>, mode: i32, optional: bool) -> Result<Files, ConfigError> {
+    fn secret(
+        &self,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        mode: i32,
+        optional: bool,
+    ) -> Result<Files, ConfigError> {
         let namespace = namespace_of(self.pod);
         let Some(found) = self.sources.secrets.find(namespace, name) else {
-            return if optional { Ok(Files::new()) } else { Err(ConfigError::SecretMissing { name: name.to_owned() }) };
+            return if optional {
+                Ok(Files::new())
+            } else {
+                Err(ConfigError::SecretMissing { name: name.to_owned() })
+            };
         };
         select(secret_bytes(found), items, mode, optional, ("Secret", namespace, name))
     }
@@ -228,7 +277,10 @@ fn select(
     (kind, namespace, name): (&'static str, &str, &str),
 ) -> Result<Files, ConfigError> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return Ok(data.into_iter().map(|(key, bytes)| (key, VolumeFile { bytes, mode: mode_bits(mode) })).collect());
+        return Ok(data
+            .into_iter()
+            .map(|(key, bytes)| (key, VolumeFile { bytes, mode: mode_bits(mode) }))
+            .collect());
     };
     let mut files = Files::new();
     for item in items {
@@ -252,7 +304,9 @@ fn mode_bits(mode: i32) -> u32 {
 }
 
 fn is_inside(path: &str) -> bool {
-    !path.is_empty() && !path.starts_with('/') && path.split('/').all(|part| !part.is_empty() && part != ".." && part != ".")
+    !path.is_empty()
+        && !path.starts_with('/')
+        && path.split('/').all(|part| !part.is_empty() && part != ".." && part != ".")
 }
 
 /// The field that says what the volume is, for a message.
@@ -297,9 +351,10 @@ mod tests {
 
     fn files(plan: Result<VolumePlan, VolumeError>) -> Vec<(String, String, u32)> {
         match plan.unwrap() {
-            VolumePlan::Files(files) => {
-                files.into_iter().map(|(path, file)| (path, String::from_utf8(file.bytes).unwrap(), file.mode)).collect()
-            }
+            VolumePlan::Files(files) => files
+                .into_iter()
+                .map(|(path, file)| (path, String::from_utf8(file.bytes).unwrap(), file.mode))
+                .collect(),
             other => panic!("no files: {other:?}"),
         }
     }
@@ -310,7 +365,10 @@ mod tests {
         assert_eq!(all, [("a".into(), "1".into(), 0o644), ("b".into(), "2".into(), 0o644)]);
         let some = serde_json::json!({"name": "v", "configMap": {"name": "conf", "defaultMode": 256,
             "items": [{"key": "b", "path": "d/x"}, {"key": "a", "path": "y", "mode": 384}]}});
-        assert_eq!(files(plan(some, &[])), [("d/x".into(), "2".into(), 0o400), ("y".into(), "1".into(), 0o600)]);
+        assert_eq!(
+            files(plan(some, &[])),
+            [("d/x".into(), "2".into(), 0o400), ("y".into(), "1".into(), 0o600)]
+        );
     }
 
     #[test]
@@ -318,7 +376,11 @@ mod tests {
         let volume = serde_json::json!({"name": "v", "projected": {"sources": [
             {"serviceAccountToken": {"path": "token"}}, {"configMap": {"name": "conf", "items": [{"key": "a", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "ns", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}});
-        let want = [("ca.crt".into(), "1".into(), 0o644), ("ns".into(), "ns".into(), 0o644), ("token".into(), "t".into(), 0o644)];
+        let want = [
+            ("ca.crt".into(), "1".into(), 0o644),
+            ("ns".into(), "ns".into(), 0o644),
+            ("token".into(), "t".into(), 0o644),
+        ];
         assert_eq!(files(plan(volume.clone(), &[("", "t")])), want);
         assert_eq!(plan(volume, &[]), Err(VolumeError::Token { volume: "v".into() }));
     }
@@ -330,9 +392,18 @@ mod tests {
             want: &'static str,
         }
         let cases = [
-            Case { given: serde_json::json!({"name": "v", "configMap": {"name": "x"}}), want: "volume \"v\": configmap \"x\" not found" },
-            Case { given: serde_json::json!({"name": "v", "secret": {"secretName": "s"}}), want: "volume \"v\": secret \"s\" not found" },
-            Case { given: serde_json::json!({"name": "v", "nfs": {"path": "/", "server": "s"}}), want: "volume \"v\": nfs is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are" },
+            Case {
+                given: serde_json::json!({"name": "v", "configMap": {"name": "x"}}),
+                want: "volume \"v\": configmap \"x\" not found",
+            },
+            Case {
+                given: serde_json::json!({"name": "v", "secret": {"secretName": "s"}}),
+                want: "volume \"v\": secret \"s\" not found",
+            },
+            Case {
+                given: serde_json::json!({"name": "v", "nfs": {"path": "/", "server": "s"}}),
+                want: "volume \"v\": nfs is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are",
+            },
             Case {
                 given: serde_json::json!({"name": "v", "configMap": {"name": "conf", "items": [{"key": "a", "path": "../x"}]}}),
                 want: "volume \"v\": path \"../x\" is absolute or contains '..'",
@@ -341,6 +412,9 @@ mod tests {
         for case in cases {
             assert_eq!(plan(case.given, &[]).unwrap_err().to_string(), case.want);
         }
-        assert_eq!(plan(serde_json::json!({"name": "v", "configMap": {"name": "x", "optional": true}}), &[]), Ok(VolumePlan::Files(Files::new())));
+        assert_eq!(
+            plan(serde_json::json!({"name": "v", "configMap": {"name": "x", "optional": true}}), &[]),
+            Ok(VolumePlan::Files(Files::new()))
+        );
     }
 }

@@ -67,8 +67,10 @@ impl Probing {
             let (verdict, counted_failure) = tally.record(age, answer.is_ok());
             let message = answer.err();
             if counted_failure {
-                let message = format!("{} probe failed: {}", kind.title(), message.as_deref().unwrap_or_default());
-                let event = Event::ProbeFailed { container: self.container.clone(), attempt: self.attempt, message };
+                let message =
+                    format!("{} probe failed: {}", kind.title(), message.as_deref().unwrap_or_default());
+                let event =
+                    Event::ProbeFailed { container: self.container.clone(), attempt: self.attempt, message };
                 if events.send(event).await.is_err() {
                     return;
                 }
@@ -81,7 +83,9 @@ impl Probing {
                     verdict,
                     grace_secs: tally.plan().grace_secs,
                 };
-                if events.send(event).await.is_err() || (kind == ProbeKind::Startup && verdict == Verdict::Passed) {
+                if events.send(event).await.is_err()
+                    || (kind == ProbeKind::Startup && verdict == Verdict::Passed)
+                {
                     return;
                 }
             }
@@ -130,12 +134,19 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
 }
 
 /// One GET: 200 to 399 is success.
-pub(super) async fn ask_http<S>(stream: S, tls: bool, host: &str, path: &str, headers: &[(String, String)]) -> Result<(), String>
+pub(super) async fn ask_http<S>(
+    stream: S,
+    tls: bool,
+    host: &str,
+    path: &str,
+    headers: &[(String, String)],
+) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let text = |error: hyper::Error| format!("GET {path}: {error}");
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     let connection = tokio::spawn(connection);
     let mut request = Request::get(path).header("host", host).header("connection", "close");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
@@ -152,9 +163,15 @@ where
             return Ok(());
         }
         let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
-        let body = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).chars().take(SHOWN_BYTES_MAX).collect::<String>());
+        let body = body.map(|body| {
+            String::from_utf8_lossy(&body.to_bytes()).chars().take(SHOWN_BYTES_MAX).collect::<String>()
+        });
         let scheme = if tls { "https" } else { "http" };
-        Err(format!("{scheme}://{host}{path} answered {}: {}", status.as_u16(), body.unwrap_or_default().trim()))
+        Err(format!(
+            "{scheme}://{host}{path} answered {}: {}",
+            status.as_u16(),
+            body.unwrap_or_default().trim()
+        ))
     };
     let answer = answer.await;
     connection.abort();
@@ -165,18 +182,30 @@ where
 async fn ask_grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(), String> {
     let text = |error: hyper::Error| format!("grpc {address}: {error}");
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(text)?;
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(text)?;
     let connection = tokio::spawn(connection);
-    let length = |bytes: usize| u8::try_from(bytes).map_err(|_| "grpc: the service name is longer than 100 bytes".to_owned());
+    let length = |bytes: usize| {
+        u8::try_from(bytes).map_err(|_| "grpc: the service name is longer than 100 bytes".to_owned())
+    };
     let mut message = Vec::new();
     if !service.is_empty() {
-        message.extend([0x0a, length(service.len()).ok().filter(|len| *len <= 100).ok_or_else(|| "grpc: the service name is longer than 100 bytes".to_owned())?]);
+        message.extend([
+            0x0a,
+            length(service.len())
+                .ok()
+                .filter(|len| *len <= 100)
+                .ok_or_else(|| "grpc: the service name is longer than 100 bytes".to_owned())?,
+        ]);
         message.extend_from_slice(service.as_bytes());
     }
     // A gRPC frame: not compressed, four bytes of length, the message.
     let mut frame = vec![0, 0, 0, 0, length(message.len())?];
     frame.extend(message);
-    let uri: Uri = format!("http://{address}/grpc.health.v1.Health/Check").parse().map_err(|error| format!("grpc: {error}"))?;
+    let uri: Uri = format!("http://{address}/grpc.health.v1.Health/Check")
+        .parse()
+        .map_err(|error| format!("grpc: {error}"))?;
     let request = Request::post(uri)
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -184,10 +213,17 @@ async fn ask_grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Resu
         .map_err(|error| format!("grpc: {error}"))?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(text)?;
-        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| format!("grpc: {error}"))?;
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| format!("grpc: {error}"))?;
         let bytes = body.to_bytes();
         // HealthCheckResponse.status is field 1, a varint; SERVING is 1.
-        if bytes.get(5..) == Some(&[0x08, 0x01]) { Ok(()) } else { Err(format!("grpc {address}: service {service:?} is not SERVING")) }
+        if bytes.get(5..) == Some(&[0x08, 0x01]) {
+            Ok(())
+        } else {
+            Err(format!("grpc {address}: service {service:?} is not SERVING"))
+        }
     };
     let answer = answer.await;
     connection.abort();
@@ -195,7 +231,10 @@ async fn ask_grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Resu
 }
 
 /// TLS without looking at the certificate, as kubelet does: the probe asks whether the pod works, not who it is.
-pub(super) async fn encrypt(stream: TcpStream, address: SocketAddr) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+pub(super) async fn encrypt(
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -204,7 +243,10 @@ pub(super) async fn encrypt(stream: TcpStream, address: SocketAddr) -> Result<to
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector.connect(address.ip().into(), stream).await.map_err(|error| format!("TLS with {address}: {error}"))
+    connector
+        .connect(address.ip().into(), stream)
+        .await
+        .map_err(|error| format!("TLS with {address}: {error}"))
 }
 
 #[derive(Debug)]

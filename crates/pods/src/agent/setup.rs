@@ -55,13 +55,21 @@ fn setback(reason: &'static str) -> impl Fn(String) -> Setback {
 }
 
 /// Makes everything, the network while the volumes are written.
-pub(super) async fn bring_up(context: Arc<Context>, pod: Arc<Pod>, id: PodId, ip: Option<Ipv4Addr>, tokens: Tokens) -> Result<Up, Setback> {
+pub(super) async fn bring_up(
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    id: PodId,
+    ip: Option<Ipv4Addr>,
+    tokens: Tokens,
+) -> Result<Up, Setback> {
     let paths = context.paths(&id);
     // A PID 1 that is still there is of an agent that was ended between starting it and remembering it.
     sandbox::kill(&paths.socket).await;
-    let record = PodRecord { uid: id.uid.clone(), namespace: id.namespace.clone(), name: id.name.clone(), ip };
+    let record =
+        PodRecord { uid: id.uid.clone(), namespace: id.namespace.clone(), name: id.name.clone(), ip };
     let failed = setback("FailedCreatePodSandBox");
-    write_record(&paths, &record).map_err(|error| failed(format!("cannot write {}: {error}", paths.record().display())))?;
+    write_record(&paths, &record)
+        .map_err(|error| failed(format!("cannot write {}: {error}", paths.record().display())))?;
     let net = context.net(&pod, &id);
     let network = connect(net.clone(), ip);
     let volumes = make_volumes(&context, &pod, &id, &paths, ip, tokens);
@@ -69,14 +77,17 @@ pub(super) async fn bring_up(context: Arc<Context>, pod: Arc<Pod>, id: PodId, ip
     let (volumes, tokens) = volumes?;
     network.map_err(&failed)?;
     let name = hostname(&pod, &context.config.node_name);
-    write_etc(&context, &pod, &paths, &name, ip).map_err(|error| failed(format!("cannot write the pod's /etc: {error}")))?;
+    write_etc(&context, &pod, &paths, &name, ip)
+        .map_err(|error| failed(format!("cannot write the pod's /etc: {error}")))?;
     let netns = net.map(|net| fairway_netns::Netns::path(&net.netns));
     let setup = plan_sandbox(&pod, &volumes, &paths, netns, name);
     let config = &context.config;
     let launched = sandbox::launch(&config.executable, &config.cluster, &id.to_string(), &setup).await;
     launched.map_err(|error| failed(error.to_string()))?;
-    let (control, records) = adopt(&paths).await.ok_or_else(|| failed("the pod's first process ended at once".into()))?;
-    write_facts(&context, &pod, &id, &paths, ip, control.pid()).map_err(|error| failed(format!("cannot write the pod's facts: {error}")))?;
+    let (control, records) =
+        adopt(&paths).await.ok_or_else(|| failed("the pod's first process ended at once".into()))?;
+    write_facts(&context, &pod, &id, &paths, ip, control.pid())
+        .map_err(|error| failed(format!("cannot write the pod's facts: {error}")))?;
     Ok(Up { control, records, volumes, tokens })
 }
 
@@ -113,7 +124,13 @@ fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn write_etc(context: &Context, pod: &Pod, paths: &PodPaths, name: &str, ip: Option<Ipv4Addr>) -> io::Result<()> {
+fn write_etc(
+    context: &Context,
+    pod: &Pod,
+    paths: &PodPaths,
+    name: &str,
+    ip: Option<Ipv4Addr>,
+) -> io::Result<()> {
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     // Host network: the pod's address is the node's.
     let ip = ip.map_or(context.config.node_ip, IpAddr::V4);
@@ -134,7 +151,14 @@ struct Facts {
 }
 
 /// What tools on the host need to act as this pod.
-pub(super) fn write_facts(context: &Context, pod: &Pod, id: &PodId, paths: &PodPaths, ip: Option<Ipv4Addr>, pid: Option<i32>) -> io::Result<()> {
+pub(super) fn write_facts(
+    context: &Context,
+    pod: &Pod,
+    id: &PodId,
+    paths: &PodPaths,
+    ip: Option<Ipv4Addr>,
+    pid: Option<i32>,
+) -> io::Result<()> {
     let config = &context.config;
     let node_netns = format!("fw-{}-{}", config.cluster, config.node_name);
     let facts = Facts {
@@ -162,7 +186,8 @@ pub(super) async fn make_volumes(
     let texts = tokens.iter().map(|(wish, token)| (wish.clone(), token.text.clone())).collect();
     let addresses = addresses(context, ip);
     let (pod, paths, sources) = (pod.clone(), paths.clone(), context.cluster.sources());
-    let written = tokio::task::spawn_blocking(move || write_volumes(&pod, &paths, &sources, addresses, &texts)).await;
+    let written =
+        tokio::task::spawn_blocking(move || write_volumes(&pod, &paths, &sources, addresses, &texts)).await;
     let plans = written.map_err(|error| failed(error.to_string()))?.map_err(&failed)?;
     Ok((plans, tokens))
 }
@@ -172,15 +197,23 @@ pub(super) fn addresses(context: &Context, ip: Option<Ipv4Addr>) -> Addresses {
     Addresses { pod: Some(ip.map_or(context.config.node_ip, IpAddr::V4)), host: context.config.node_ip }
 }
 
-async fn renew_tokens(cluster: &dyn Cluster, pod: &Pod, id: &PodId, mut tokens: Tokens, now: Timestamp) -> Result<Tokens, String> {
-    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+async fn renew_tokens(
+    cluster: &dyn Cluster,
+    pod: &Pod,
+    id: &PodId,
+    mut tokens: Tokens,
+    now: Timestamp,
+) -> Result<Tokens, String> {
+    let account =
+        pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
     for wish in token_wishes(pod) {
         if tokens.get(&wish).is_some_and(|held| held.renew_at > now) {
             continue;
         }
         match cluster.token(id, account, &wish).await {
             Ok(token) => {
-                let renew_at = later(now, SignedDuration::from_secs(token.lifetime_secs * TOKEN_AGE_PERCENT / 100));
+                let renew_at =
+                    later(now, SignedDuration::from_secs(token.lifetime_secs * TOKEN_AGE_PERCENT / 100));
                 tokens.insert(wish, HeldToken { text: token.text, renew_at });
             }
             // An old token is better than none until the API server is back.
@@ -210,10 +243,12 @@ fn write_volumes(
                 make_directory(&path, group).map_err(|error| format!("volume {:?}: {error}", volume.name))?;
             }
             VolumePlan::Files(files) => {
-                write_files(&path, files, group).map_err(|error| format!("volume {:?}: {error}", volume.name))?;
+                write_files(&path, files, group)
+                    .map_err(|error| format!("volume {:?}: {error}", volume.name))?;
             }
             VolumePlan::HostPath { path, kind } => {
-                check_host_path(path, *kind).map_err(|error| format!("volume {:?}: {}: {error}", volume.name, path.display()))?;
+                check_host_path(path, *kind)
+                    .map_err(|error| format!("volume {:?}: {}: {error}", volume.name, path.display()))?;
             }
         }
         plans.insert(volume.name.clone(), plan);
@@ -232,7 +267,9 @@ fn make_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
 }
 
 fn check_host_path(path: &Path, kind: HostPathKind) -> io::Result<()> {
-    let is = |right: bool, what: &str| if right { Ok(()) } else { Err(io::Error::other(format!("it is no {what}"))) };
+    let is = |right: bool, what: &str| {
+        if right { Ok(()) } else { Err(io::Error::other(format!("it is no {what}"))) }
+    };
     match kind {
         HostPathKind::DirectoryOrCreate => fs::create_dir_all(path),
         HostPathKind::FileOrCreate => fs::OpenOptions::new().create(true).append(true).open(path).map(|_| ()),

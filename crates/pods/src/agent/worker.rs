@@ -149,7 +149,8 @@ impl Worker {
                 break;
             }
             let wake = wake_in(plan.wake_at, self.renewal());
-            let waits_for_image = self.observed.containers.values().any(|seen| seen.pull_failures > 0 && !seen.is_alive());
+            let waits_for_image =
+                self.observed.containers.values().any(|seen| seen.pull_failures > 0 && !seen.is_alive());
             tokio::select! {
                 changed = input.changed() => {
                     // The agent is gone: the pod stays as it is.
@@ -173,12 +174,16 @@ impl Worker {
 
     /// Takes over what an earlier agent left running.
     async fn adopt(&mut self) {
-        let record = std::fs::read(self.paths.record()).ok().and_then(|text| serde_json::from_slice::<PodRecord>(&text).ok());
+        let record = std::fs::read(self.paths.record())
+            .ok()
+            .and_then(|text| serde_json::from_slice::<PodRecord>(&text).ok());
         let Some(record) = record else { return };
         self.ip = record.ip;
         self.observed.ip = self.shown_ip();
         if let Some((control, records)) = setup::adopt(&self.paths).await {
-            let made = setup::make_volumes(&self.context, &self.pod, &self.id, &self.paths, self.ip, Tokens::new()).await;
+            let made =
+                setup::make_volumes(&self.context, &self.pod, &self.id, &self.paths, self.ip, Tokens::new())
+                    .await;
             let (volumes, tokens) = made.unwrap_or_default();
             // Containers that PID 1 does not know were never started, whatever the status says.
             self.fold(Event::Up(Ok(Box::new(Up { control, records, volumes, tokens }))));
@@ -194,7 +199,8 @@ impl Worker {
 
     fn take_input(&mut self, input: PodInput) {
         let shortened = (input.gone && !self.observed.gone)
-            || input.pod.metadata.deletion_grace_period_seconds < self.pod.metadata.deletion_grace_period_seconds;
+            || input.pod.metadata.deletion_grace_period_seconds
+                < self.pod.metadata.deletion_grace_period_seconds;
         self.pod = input.pod;
         self.observed.gone = input.gone;
         if shortened {
@@ -219,7 +225,8 @@ impl Worker {
             Event::Up(Ok(up)) => self.up(*up),
             Event::Up(Err(setback)) => {
                 self.warn(None, setback.reason, setback.message);
-                self.observed.sandbox = Sandbox::Absent { retry_at: Some(later(Timestamp::now(), SETUP_RETRY)) };
+                self.observed.sandbox =
+                    Sandbox::Absent { retry_at: Some(later(Timestamp::now(), SETUP_RETRY)) };
             }
             Event::Record(record) => self.take_record(record),
             Event::Lost => self.lost(),
@@ -232,7 +239,9 @@ impl Worker {
                     seen.pull_failures = 0;
                 }
             }
-            Event::NotStarted { container, reason, message, pull } => self.not_started(&container, reason, message, pull),
+            Event::NotStarted { container, reason, message, pull } => {
+                self.not_started(&container, reason, message, pull)
+            }
             Event::PullBackOff { container } => self.pull_back_off(&container),
             Event::Probe { container, attempt, kind, verdict, grace_secs } => {
                 self.take_verdict(&container, attempt, kind, verdict, grace_secs);
@@ -265,10 +274,20 @@ impl Worker {
     }
 
     fn runs(&self, container: &str, attempt: u32) -> bool {
-        self.observed.containers.get(container).is_some_and(|seen| seen.attempt == attempt && matches!(seen.state, State::Running { .. }))
+        self.observed
+            .containers
+            .get(container)
+            .is_some_and(|seen| seen.attempt == attempt && matches!(seen.state, State::Running { .. }))
     }
 
-    fn take_verdict(&mut self, container: &str, attempt: u32, kind: ProbeKind, verdict: Verdict, grace_secs: Option<i64>) {
+    fn take_verdict(
+        &mut self,
+        container: &str,
+        attempt: u32,
+        kind: ProbeKind,
+        verdict: Verdict,
+        grace_secs: Option<i64>,
+    ) {
         if !self.runs(container, attempt) {
             return;
         }
@@ -282,7 +301,10 @@ impl Worker {
             (ProbeKind::Readiness, verdict) => seen.ready = verdict == Verdict::Passed,
             (ProbeKind::Liveness, Verdict::Passed) => {}
             (ProbeKind::Startup | ProbeKind::Liveness, Verdict::Failed) => {
-                let message = format!("Container {container} failed {} probe, will be restarted", kind.title().to_lowercase());
+                let message = format!(
+                    "Container {container} failed {} probe, will be restarted",
+                    kind.title().to_lowercase()
+                );
                 self.mark_unhealthy(container, message, grace_secs);
             }
         }
@@ -329,7 +351,8 @@ impl Worker {
             return;
         }
         self.refreshing = true;
-        let (context, pod, id, paths) = (self.context.clone(), self.pod.clone(), self.id.clone(), self.paths.clone());
+        let (context, pod, id, paths) =
+            (self.context.clone(), self.pod.clone(), self.id.clone(), self.paths.clone());
         let (ip, tokens, events) = (self.ip, self.tokens.clone(), self.events.clone());
         self.tasks.spawn(async move {
             let made = setup::make_volumes(&context, &pod, &id, &paths, ip, tokens).await;
@@ -352,7 +375,13 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        let status = status::compute(&self.pod, &self.observed, &self.status, self.context.config.node_ip, Timestamp::now());
+        let status = status::compute(
+            &self.pod,
+            &self.observed,
+            &self.status,
+            self.context.config.node_ip,
+            Timestamp::now(),
+        );
         if status != self.status {
             self.status = status;
             self.statuses.send_replace(Some(Arc::new(self.status.clone())));
@@ -364,7 +393,8 @@ impl Worker {
                 State::Waiting { reason, .. } => (*reason).to_owned(),
                 _ => "ContainerCreating".to_owned(),
             };
-            let started = !matches!(seen.state, State::Waiting { .. } | State::Starting) || seen.last.is_some();
+            let started =
+                !matches!(seen.state, State::Waiting { .. } | State::Starting) || seen.last.is_some();
             let view = ContainerView {
                 attempt: seen.attempt,
                 running: seen.is_alive(),
@@ -374,8 +404,14 @@ impl Worker {
             };
             Some((container.name.clone(), view))
         };
-        let views: BTreeMap<_, _> = spec.containers.iter().chain(init_containers(&spec)).filter_map(view).collect();
-        self.views.send_if_modified(|known| *known != views && { *known = views; true });
+        let views: BTreeMap<_, _> =
+            spec.containers.iter().chain(init_containers(&spec)).filter_map(view).collect();
+        self.views.send_if_modified(|known| {
+            *known != views && {
+                *known = views;
+                true
+            }
+        });
     }
 
     /// The last status, then the object's end, then the directory's.
@@ -423,11 +459,17 @@ fn wake_in(plan: Option<Timestamp>, renewal: Option<Timestamp>) -> Duration {
     let at = [plan, renewal].into_iter().flatten().min();
     let wait = at.map(|at| at.duration_since(Timestamp::now()));
     // A millisecond more: waking just before the time would ask the same again.
-    wait.map_or(Duration::from_secs(3600), |wait| Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1))
+    wait.map_or(Duration::from_secs(3600), |wait| {
+        Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1)
+    })
 }
 
 /// Writes the newest status; older ones that were not written yet are skipped. Ends with its sender, after the last one.
-async fn write_statuses(cluster: Arc<dyn Cluster>, id: PodId, mut statuses: watch::Receiver<Option<Arc<PodStatus>>>) {
+async fn write_statuses(
+    cluster: Arc<dyn Cluster>,
+    id: PodId,
+    mut statuses: watch::Receiver<Option<Arc<PodStatus>>>,
+) {
     while statuses.changed().await.is_ok() {
         let mut wait = WRITE_RETRY.0;
         loop {
@@ -449,8 +491,12 @@ async fn write_statuses(cluster: Arc<dyn Cluster>, id: PodId, mut statuses: watc
 fn observe(pod: &Pod) -> Observed {
     let status = pod.status.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
-    let known: Vec<&ContainerStatus> =
-        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten()).collect();
+    let known: Vec<&ContainerStatus> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .chain(status.init_container_statuses.iter().flatten())
+        .collect();
     let waiting = if init_containers(&spec).is_empty() { "ContainerCreating" } else { "PodInitializing" };
     let first = |container: &Container| {
         let mut seen = Observation::new(waiting);
@@ -463,7 +509,11 @@ fn observe(pod: &Pod) -> Observed {
         sandbox: Sandbox::Absent { retry_at: None },
         containers: spec.containers.iter().chain(init_containers(&spec)).map(first).collect(),
         gone: false,
-        ip: if uses_host_network(&spec) { None } else { status.pod_ip.as_deref().and_then(|ip| ip.parse().ok()) },
+        ip: if uses_host_network(&spec) {
+            None
+        } else {
+            status.pod_ip.as_deref().and_then(|ip| ip.parse().ok())
+        },
         start_time: status.start_time.map_or_else(Timestamp::now, |time| time.0),
     }
 }
@@ -476,7 +526,8 @@ fn recall(seen: &mut Observation, status: &ContainerStatus) {
     seen.image_id = status.image_id.clone();
     (seen.started, seen.ready) = (status.started == Some(true), status.ready);
     let now = Timestamp::now();
-    let time = |time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map_or(now, |time| time.0);
+    let time =
+        |time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map_or(now, |time| time.0);
     let ended = |it: k8s_openapi::api::core::v1::ContainerStateTerminated, attempt| Ended {
         started_at: time(it.started_at),
         finished_at: time(it.finished_at),

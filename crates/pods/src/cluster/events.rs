@@ -101,7 +101,11 @@ fn object(event: &Event, node_name: &str, now: Timestamp) -> EventObject {
     // The name must be unique; the time does it, as for the events of client-go.
     let event_name = format!("{name}.{:x}", now.as_nanosecond());
     EventObject {
-        metadata: ObjectMeta { name: Some(event_name), namespace: Some(namespace.clone()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(event_name),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
         involved_object: ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),

@@ -60,7 +60,9 @@ pub enum ArchiveError {
         message: String,
     },
     /// Content that does not have its digest.
-    #[error("image archive {path}: {member} does not have the digest {wanted}; the archive is damaged, make it again")]
+    #[error(
+        "image archive {path}: {member} does not have the digest {wanted}; the archive is damaged, make it again"
+    )]
     Digest {
         /// The archive.
         path: PathBuf,
@@ -78,7 +80,9 @@ pub enum ArchiveError {
         architecture: &'static str,
     },
     /// The image has no name.
-    #[error("image archive {path}: the image has no name; make the archive with one (docker save NAME, skopeo … oci-archive:FILE:NAME)")]
+    #[error(
+        "image archive {path}: the image has no name; make the archive with one (docker save NAME, skopeo … oci-archive:FILE:NAME)"
+    )]
     Nameless {
         /// The archive.
         path: PathBuf,
@@ -213,7 +217,11 @@ impl Members {
                 // docker save writes a layer that two images share once, and links for the others.
                 tar::EntryType::Symlink | tar::EntryType::Link => {
                     let target = entry.link_name().map_err(failed)?.unwrap_or_default().into_owned();
-                    let base = if entry.header().entry_type().is_symlink() { Path::new(&name).parent() } else { None };
+                    let base = if entry.header().entry_type().is_symlink() {
+                        Path::new(&name).parent()
+                    } else {
+                        None
+                    };
                     links.push((name.clone(), member_name(&base.unwrap_or(Path::new("")).join(target))));
                 }
                 _ => {}
@@ -236,7 +244,11 @@ impl Members {
         ArchiveError::MemberMissing { path: self.archive.clone(), member: member.to_owned() }
     }
 
-    fn document<T: serde::de::DeserializeOwned>(&self, member: &str, digest: Option<&str>) -> Result<T, ArchiveError> {
+    fn document<T: serde::de::DeserializeOwned>(
+        &self,
+        member: &str,
+        digest: Option<&str>,
+    ) -> Result<T, ArchiveError> {
         let mut text = Vec::new();
         let failed = |source| ArchiveError::File { path: self.archive.clone(), source };
         self.open(member)?.take(DOCUMENT_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
@@ -251,15 +263,23 @@ impl Members {
     }
 
     fn wrong_digest(&self, member: &str, wanted: &str) -> ArchiveError {
-        ArchiveError::Digest { path: self.archive.clone(), member: member.to_owned(), wanted: wanted.to_owned() }
+        ArchiveError::Digest {
+            path: self.archive.clone(),
+            member: member.to_owned(),
+            wanted: wanted.to_owned(),
+        }
     }
 
     fn load_oci(&self, descriptor: &Descriptor, directory: PathBuf) -> Result<LoadedImage, ArchiveError> {
         let manifest: OciManifest = self.manifest(descriptor, 0)?;
-        let config: ConfigDocument = self.document(&blob(&manifest.config.digest), Some(&manifest.config.digest))?;
+        let config: ConfigDocument =
+            self.document(&blob(&manifest.config.digest), Some(&manifest.config.digest))?;
         // containerd's annotation has the full name; the OCI one may be only a tag, which is no name.
         let keys = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
-        let name = keys.iter().find_map(|key| descriptor.annotations.get(*key)).filter(|name| name.contains(['/', ':']));
+        let name = keys
+            .iter()
+            .find_map(|key| descriptor.annotations.get(*key))
+            .filter(|name| name.contains(['/', ':']));
         let layers: Vec<(String, Option<&str>)> =
             manifest.layers.iter().map(|layer| (blob(&layer.digest), Some(layer.digest.as_str()))).collect();
         let names = name.into_iter().filter_map(|name| ImageName::parse(name).ok()).collect();
@@ -274,7 +294,10 @@ impl Members {
         }
         let index: OciIndex = self.document(&member, Some(&descriptor.digest))?;
         let ours = |descriptor: &&Descriptor| {
-            descriptor.platform.as_ref().is_none_or(|it| it.os == "linux" && it.architecture == architecture())
+            descriptor
+                .platform
+                .as_ref()
+                .is_none_or(|it| it.os == "linux" && it.architecture == architecture())
         };
         match index.manifests.iter().find(ours) {
             Some(found) if depth < INDEX_DEPTH_MAX => self.manifest(found, depth + 1),
@@ -282,13 +305,19 @@ impl Members {
         }
     }
 
-    fn load_docker(&self, manifest: &DockerManifest, directory: PathBuf) -> Result<LoadedImage, ArchiveError> {
+    fn load_docker(
+        &self,
+        manifest: &DockerManifest,
+        directory: PathBuf,
+    ) -> Result<LoadedImage, ArchiveError> {
         let config: ConfigDocument = self.document(&manifest.config, None)?;
         let mut text = Vec::new();
         let failed = |source| ArchiveError::File { path: self.archive.clone(), source };
         self.open(&manifest.config)?.take(DOCUMENT_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
-        let names = manifest.repo_tags.iter().flatten().filter_map(|name| ImageName::parse(name).ok()).collect();
-        let layers: Vec<(String, Option<&str>)> = manifest.layers.iter().map(|layer| (layer.clone(), None)).collect();
+        let names =
+            manifest.repo_tags.iter().flatten().filter_map(|name| ImageName::parse(name).ok()).collect();
+        let layers: Vec<(String, Option<&str>)> =
+            manifest.layers.iter().map(|layer| (layer.clone(), None)).collect();
         self.unpack(hex_digest(&text), names, &config, &layers, directory)
     }
 
@@ -304,8 +333,16 @@ impl Members {
         let rootfs = directory.join("rootfs");
         std::fs::create_dir_all(&rootfs).map_err(failed)?;
         if layers.len() != config.rootfs.diff_ids.len() {
-            let message = format!("it names {} layers, its configuration {}", layers.len(), config.rootfs.diff_ids.len());
-            return Err(ArchiveError::Document { path: self.archive.clone(), member: "the manifest".into(), message });
+            let message = format!(
+                "it names {} layers, its configuration {}",
+                layers.len(),
+                config.rootfs.diff_ids.len()
+            );
+            return Err(ArchiveError::Document {
+                path: self.archive.clone(),
+                member: "the manifest".into(),
+                message,
+            });
         }
         let mut size_bytes = 0;
         for ((member, digest), diff_id) in layers.iter().zip(&config.rootfs.diff_ids) {
@@ -321,11 +358,15 @@ impl Members {
             if plain != *diff_id {
                 return Err(self.wrong_digest(member, diff_id));
             }
-            let layer = |source| ArchiveError::Layer { path: self.archive.clone(), layer: member.clone(), source };
-            size_bytes += apply_layer(decompressed(self.open(member)?).map_err(failed)?, &rootfs).map_err(layer)?;
+            let layer =
+                |source| ArchiveError::Layer { path: self.archive.clone(), layer: member.clone(), source };
+            size_bytes +=
+                apply_layer(decompressed(self.open(member)?).map_err(failed)?, &rootfs).map_err(layer)?;
         }
         let text = serde_json::to_vec(&config.config).map_err(|error| failed(error.into()))?;
-        File::create(directory.join("config.json")).and_then(|mut file| file.write_all(&text)).map_err(failed)?;
+        File::create(directory.join("config.json"))
+            .and_then(|mut file| file.write_all(&text))
+            .map_err(failed)?;
         Ok(LoadedImage { id, names, directory, size_bytes })
     }
 }
@@ -412,7 +453,8 @@ mod tests {
         }]});
         let index = serde_json::to_vec(&index).unwrap();
         let blobs = [layer, &config, &manifest].map(|bytes| (blob(&hex_digest(bytes)), bytes));
-        let mut entries: Vec<(&str, &[u8])> = blobs.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+        let mut entries: Vec<(&str, &[u8])> =
+            blobs.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
         entries.push(("index.json", &index));
         tar_of(&entries)
     }
@@ -427,7 +469,10 @@ mod tests {
         let names = store.load(&file).unwrap();
         assert_eq!(names[0].to_string(), "example.com/hello:1");
         let image = store.resolve("example.com/hello:1").unwrap();
-        assert_eq!((image.config.entrypoint, image.config.env), (vec!["/hello".to_owned()], vec!["A=1".to_owned()]));
+        assert_eq!(
+            (image.config.entrypoint, image.config.env),
+            (vec!["/hello".to_owned()], vec!["A=1".to_owned()])
+        );
         let crate::image::ImageRoot::Unpacked(rootfs) = image.root else { panic!("not unpacked") };
         assert_eq!(std::fs::read(rootfs.join("etc/motd")).unwrap(), b"hi\n");
         assert_eq!(store.load(&file).unwrap(), names, "loading again is harmless");
@@ -451,11 +496,16 @@ mod tests {
     fn a_docker_archive_is_loaded() {
         let dir = tempfile::tempdir().unwrap();
         let layer = tar_of(&[("bin/x", b"x")]);
-        let config = serde_json::json!({"config": {"Cmd": ["x"]}, "rootfs": {"diff_ids": [hex_digest(&layer)]}});
+        let config =
+            serde_json::json!({"config": {"Cmd": ["x"]}, "rootfs": {"diff_ids": [hex_digest(&layer)]}});
         let config = serde_json::to_vec(&config).unwrap();
         let manifest = br#"[{"Config":"c.json","RepoTags":["hello:2"],"Layers":["l/layer.tar"]}]"#;
         let file = dir.path().join("hello.tar");
-        std::fs::write(&file, tar_of(&[("l/layer.tar", &layer), ("c.json", &config), ("manifest.json", manifest)])).unwrap();
+        std::fs::write(
+            &file,
+            tar_of(&[("l/layer.tar", &layer), ("c.json", &config), ("manifest.json", manifest)]),
+        )
+        .unwrap();
         let store = Store::new(dir.path().join("images"));
         assert_eq!(store.load(&file).unwrap()[0].to_string(), "docker.io/library/hello:2");
         assert_eq!(store.resolve("hello:2").unwrap().config.cmd, ["x"]);

@@ -40,20 +40,32 @@ impl ImageName {
             (false, true) => format!("docker.io/{path}"),
             (false, false) => format!("docker.io/library/{path}"),
         };
+        let host = repository.split('/').next().unwrap_or_default();
+        if !host.starts_with(|c: char| c.is_ascii_alphanumeric())
+            || !host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte))
+        {
+            return Err("its registry is a host name, with a port where needed");
+        }
         let parts_ok = repository.split('/').skip(1).all(|part| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
         });
         if !parts_ok {
             return Err("its path is lower-case letters, digits, '.', '_' and '-' between slashes");
         }
         let version = match digest {
             Some(digest) => match digest.strip_prefix("sha256:") {
-                Some(hex) if hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => format!("@{digest}"),
+                Some(hex) if hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                    format!("@{digest}")
+                }
                 _ => return Err("its digest is sha256: and 64 hexadecimal digits"),
             },
             None => tag.to_owned(),
         };
-        let version_ok = version.len() > 1 && version.bytes().skip(1).all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
+        let version_ok = version.len() > 1
+            && version.bytes().skip(1).all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
         if !version_ok {
             return Err("its tag is letters, digits, '.', '_' and '-'");
         }

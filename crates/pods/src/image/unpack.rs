@@ -86,13 +86,15 @@ fn apply(root: &Root, member: &Path, entry: &mut tar::Entry<'_, impl Read>) -> i
     match kind {
         tar::EntryType::Directory => make_directory(&parent, name, &owner),
         tar::EntryType::Symlink => {
-            let target = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?.into_owned();
+            let target =
+                entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?.into_owned();
             remove(&parent, name)?;
             symlinkat(target.as_path(), &parent, name)?;
             Ok(fchownat(&parent, name, Some(owner.uid), Some(owner.gid), AtFlags::AT_SYMLINK_NOFOLLOW)?)
         }
         tar::EntryType::Link => {
-            let target = entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?.into_owned();
+            let target =
+                entry.link_name()?.ok_or_else(|| io::Error::other("a link without a target"))?.into_owned();
             let target = crate::beneath::rooted(&target)?;
             let (from, from_name) = root.parent(&target)?;
             remove(&parent, name)?;
@@ -114,7 +116,8 @@ fn apply(root: &Root, member: &Path, entry: &mut tar::Entry<'_, impl Read>) -> i
         }
         kind if kind.is_file() => {
             remove(&parent, name)?;
-            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let flags =
+                OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let mut file = File::from(openat(&parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
             io::copy(entry, &mut file)?;
             owner.give(&file)
@@ -235,7 +238,10 @@ mod tests {
         let read = |path: &str| fs::read_to_string(dir.path().join(path)).ok();
         assert_eq!(read("usr/bin/added").as_deref(), Some("2"), "through the link, which stays");
         assert_eq!(read("usr/bin/same").as_deref(), Some("1"));
-        assert_eq!((read("gone"), read("opaque/old"), read("opaque/new").as_deref()), (None, None, Some("y")));
+        assert_eq!(
+            (read("gone"), read("opaque/old"), read("opaque/new").as_deref()),
+            (None, None, Some("y"))
+        );
     }
 
     #[test]
@@ -253,9 +259,14 @@ mod tests {
         for (number, attempt) in attempts.iter().enumerate() {
             let dir = tempfile::tempdir().unwrap();
             let _ = apply_layer(&*layer(attempt), dir.path());
-            let names: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let names: Vec<_> =
+                fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert_eq!(names, ["victim"], "attempt {number}");
-            assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "safe", "attempt {number}");
+            assert_eq!(
+                fs::read_to_string(outside.path().join("victim")).unwrap(),
+                "safe",
+                "attempt {number}"
+            );
         }
     }
 }

@@ -41,13 +41,24 @@ pub(super) struct Output {
 impl Container {
     pub(super) fn start(plan: ContainerPlan, previous: Option<Exit>, directory: &Path) -> Self {
         let log = LogFile::open(&plan.log)
-            .inspect_err(|error| tracing::warn!(container = plan.name, %error, "no log is kept of this attempt"))
+            .inspect_err(
+                |error| tracing::warn!(container = plan.name, %error, "no log is kept of this attempt"),
+            )
             .ok();
         let started_us = Timestamp::now().as_microsecond();
         let state = RecordState::Running { started_us };
         let record = ContainerRecord { name: plan.name.clone(), attempt: plan.attempt, state, previous };
-        let mut container =
-            Self { plan, record, pid: None, stdin: None, terminal: None, outputs: Vec::new(), log, kill_at: None, namespace: None };
+        let mut container = Self {
+            plan,
+            record,
+            pid: None,
+            stdin: None,
+            terminal: None,
+            outputs: Vec::new(),
+            log,
+            kill_at: None,
+            namespace: None,
+        };
         match launch::start(&container.plan, directory) {
             Ok(launched) => {
                 let eager = launched.terminal.is_some();
@@ -62,7 +73,8 @@ impl Container {
             }
             Err(message) => {
                 let how = How::NotStarted { message };
-                container.record.state = RecordState::Exited(Exit { started_us, finished_us: started_us, how });
+                container.record.state =
+                    RecordState::Exited(Exit { started_us, finished_us: started_us, how });
             }
         }
         container
@@ -117,7 +129,11 @@ impl Container {
         for _ in 0..reads_max {
             match nix::unistd::read(&output.fd, &mut buffer) {
                 Ok(read) if read > 0 => {
-                    output.splitter.push(buffer.get(..read).unwrap_or_default(), Timestamp::now(), &mut entries);
+                    output.splitter.push(
+                        buffer.get(..read).unwrap_or_default(),
+                        Timestamp::now(),
+                        &mut entries,
+                    );
                 }
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}

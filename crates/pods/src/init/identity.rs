@@ -43,7 +43,9 @@ pub(super) fn resolve(plan: &UserPlan, passwd: &str, group: &str) -> Result<Iden
     let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
         fields.first().is_some_and(|name| *name == wanted) || fields.get(2).is_some_and(|uid| *uid == wanted)
     });
-    let number = |index: usize| entry.as_ref().and_then(|fields| fields.get(index)).and_then(|text| text.parse::<u32>().ok());
+    let number = |index: usize| {
+        entry.as_ref().and_then(|fields| fields.get(index)).and_then(|text| text.parse::<u32>().ok())
+    };
     let uid = number(2).or_else(|| wanted.parse().ok()).ok_or(UnknownUser::User(wanted))?;
     let gid = match (plan.gid, group_text.filter(|text| !text.is_empty() && plan.uid.is_none())) {
         (Some(gid), _) => gid,
@@ -68,7 +70,8 @@ fn group_number(group: &str, name: &str) -> Option<u32> {
 
 fn memberships(group: &str, user: &str) -> Vec<u32> {
     let lines = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let member = |fields: &Vec<&str>| fields.get(3).is_some_and(|members| members.split(',').any(|name| name == user));
+    let member =
+        |fields: &Vec<&str>| fields.get(3).is_some_and(|members| members.split(',').any(|name| name == user));
     lines.filter(member).filter_map(|fields| fields.get(2)?.parse().ok()).collect()
 }
 
@@ -115,8 +118,16 @@ mod tests {
         let cases = [
             Case { name: "nothing said", given: UserPlan::default(), want: Ok((0, 0, vec![], "/root")) },
             Case { name: "a name", given: image("web"), want: Ok((101, 102, vec![7], "/srv")) },
-            Case { name: "a name and a group", given: image("web:logs"), want: Ok((101, 7, vec![7], "/srv")) },
-            Case { name: "a number that is known", given: image("101"), want: Ok((101, 102, vec![7], "/srv")) },
+            Case {
+                name: "a name and a group",
+                given: image("web:logs"),
+                want: Ok((101, 7, vec![7], "/srv")),
+            },
+            Case {
+                name: "a number that is known",
+                given: image("101"),
+                want: Ok((101, 102, vec![7], "/srv")),
+            },
             Case { name: "numbers that are not", given: image("9:8"), want: Ok((9, 8, vec![], "/")) },
             Case { name: "unknown name", given: image("db"), want: Err(UnknownUser::User("db".into())) },
             Case { name: "unknown group", given: image("web:x"), want: Err(UnknownUser::Group("x".into())) },
@@ -125,11 +136,16 @@ mod tests {
                 given: UserPlan { uid: Some(5), groups: vec![3], ..image("web:logs") },
                 want: Ok((5, 0, vec![3], "/")),
             },
-            Case { name: "runAsGroup", given: UserPlan { gid: Some(6), ..image("web") }, want: Ok((101, 6, vec![7], "/srv")) },
+            Case {
+                name: "runAsGroup",
+                given: UserPlan { gid: Some(6), ..image("web") },
+                want: Ok((101, 6, vec![7], "/srv")),
+            },
         ];
         for case in cases {
             let got = resolve(&case.given, PASSWD, GROUP);
-            let want = case.want.map(|(uid, gid, groups, home)| Identity { uid, gid, groups, home: home.into() });
+            let want =
+                case.want.map(|(uid, gid, groups, home)| Identity { uid, gid, groups, home: home.into() });
             assert_eq!(got, want, "{}", case.name);
         }
     }

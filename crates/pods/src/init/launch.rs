@@ -43,7 +43,11 @@ pub(super) struct Launched {
 
 /// A process's standard streams on the child's side.
 enum Stdio {
-    Given { stdin: Option<OwnedFd>, stdout: Option<OwnedFd>, stderr: Option<OwnedFd> },
+    Given {
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
+    },
     /// A new terminal; its master side is sent over the socket.
     Terminal(OwnedFd),
 }
@@ -88,18 +92,21 @@ fn start_inner(plan: &ContainerPlan, directory: &Path) -> io::Result<Launched> {
 }
 
 /// Starts a process beside the container's own process `pid`, with the descriptors that came with the request.
-pub(super) fn exec(plan: &ExecPlan, container: &ContainerPlan, pid: Pid, fds: Vec<OwnedFd>) -> Result<Pid, String> {
+pub(super) fn exec(
+    plan: &ExecPlan,
+    container: &ContainerPlan,
+    pid: Pid,
+    fds: Vec<OwnedFd>,
+) -> Result<Pid, String> {
     exec_inner(plan, container, pid, fds).map_err(|error| error.to_string())
 }
 
 fn exec_inner(plan: &ExecPlan, container: &ContainerPlan, pid: Pid, fds: Vec<OwnedFd>) -> io::Result<Pid> {
-    let namespace = open(
-        Path::new(&format!("/proc/{pid}/ns/mnt")),
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )?;
+    let namespace =
+        open(Path::new(&format!("/proc/{pid}/ns/mnt")), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     let mut fds = fds.into_iter();
-    let missing = || io::Error::new(io::ErrorKind::InvalidInput, "the descriptors of the request do not match it");
+    let missing =
+        || io::Error::new(io::ErrorKind::InvalidInput, "the descriptors of the request do not match it");
     let mut take = |wanted: bool| wanted.then(|| fds.next().ok_or_else(missing)).transpose();
     let stdio = if plan.tty {
         Stdio::Terminal(take(true)?.ok_or_else(missing)?)
@@ -146,7 +153,12 @@ fn read_failure(failure: &mut UnixStream) -> io::Result<String> {
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(failure.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "its set-up did not end (a mount that hangs?)")),
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "its set-up did not end (a mount that hangs?)",
+                ));
+            }
             Ok(_) => {}
             Err(nix::Error::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
@@ -172,9 +184,15 @@ fn run_container(plan: &ContainerPlan, staging: &Path, stdio: Stdio) -> Result<N
     run_program(plan, &plan.argv, stdio)
 }
 
-fn run_exec(plan: &ExecPlan, container: &ContainerPlan, namespace: &OwnedFd, stdio: Stdio) -> Result<Never, String> {
+fn run_exec(
+    plan: &ExecPlan,
+    container: &ContainerPlan,
+    namespace: &OwnedFd,
+    stdio: Stdio,
+) -> Result<Never, String> {
     prepare_child().map_err(|error| format!("cannot prepare the process: {error}"))?;
-    setns(namespace, CloneFlags::CLONE_NEWNS).map_err(|error| format!("cannot enter the container: {error}"))?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)
+        .map_err(|error| format!("cannot enter the container: {error}"))?;
     run_program(container, &plan.argv, stdio)
 }
 
@@ -203,7 +221,8 @@ fn run_program(plan: &ContainerPlan, argv: &[String], stdio: Stdio) -> Result<Ne
     if terminal && !env.iter().any(|(known, _)| known == "TERM") {
         env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
-    identity::assume(&user, plan.privileges).map_err(|error| format!("cannot become user {}: {error}", user.uid))?;
+    identity::assume(&user, plan.privileges)
+        .map_err(|error| format!("cannot become user {}: {error}", user.uid))?;
     execute(argv, &env)
 }
 
@@ -224,7 +243,8 @@ fn connect(stdio: Stdio, uid: u32) -> io::Result<()> {
             nix::pty::grantpt(&master)?;
             nix::pty::unlockpt(&master)?;
             let name = nix::pty::ptsname_r(&master)?;
-            let slave = open(name.as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
+            let slave =
+                open(name.as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
             nix::unistd::fchown(&slave, Some(nix::unistd::Uid::from_raw(uid)), None)?;
             send_fd(socket.as_fd(), b"terminal\n", master.as_fd())?;
             sys::control_terminal(slave.as_fd())?;
@@ -235,7 +255,9 @@ fn connect(stdio: Stdio, uid: u32) -> io::Result<()> {
 
 fn execute(argv: &[String], env: &[(String, String)]) -> Result<Never, String> {
     let program = argv.first().map(String::as_str).unwrap_or_default();
-    let text = |text: &str| CString::new(text).map_err(|_| format!("a zero byte in an argument or variable of {program:?}"));
+    let text = |text: &str| {
+        CString::new(text).map_err(|_| format!("a zero byte in an argument or variable of {program:?}"))
+    };
     let arguments = argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
     let variables =
         env.iter().map(|(name, value)| text(&format!("{name}={value}"))).collect::<Result<Vec<_>, _>>()?;
@@ -249,7 +271,9 @@ fn execute(argv: &[String], env: &[(String, String)]) -> Result<Never, String> {
         }
     }
     Err(match worst {
-        nix::Error::ENOENT if program.contains('/') => format!("exec: {program:?}: no such file or directory"),
+        nix::Error::ENOENT if program.contains('/') => {
+            format!("exec: {program:?}: no such file or directory")
+        }
         nix::Error::ENOENT => format!("exec: {program:?}: executable file not found in $PATH"),
         errno => format!("exec: {program:?}: {}", errno.desc().to_lowercase()),
     })
@@ -262,14 +286,23 @@ fn candidates(program: &str, path: &str) -> Vec<String> {
     if program.contains('/') {
         return vec![program.to_owned()];
     }
-    path.split(':').filter(|directory| !directory.is_empty()).map(|directory| format!("{directory}/{program}")).collect()
+    path.split(':')
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| format!("{directory}/{program}"))
+        .collect()
 }
 
 /// Sends bytes with one descriptor.
 pub(super) fn send_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
     let parts = [io::IoSlice::new(bytes)];
     let fds = [fd.as_raw_fd()];
-    sendmsg::<()>(socket.as_raw_fd(), &parts, &[ControlMessage::ScmRights(&fds)], MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &parts,
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     Ok(())
 }
 

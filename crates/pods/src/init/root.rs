@@ -18,7 +18,8 @@ const WRITABLE_BYTES_MAX: u64 = 512 << 20;
 /// Directories of this machine that hold programs.
 const HOST_DIRS: [&str; 8] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "opt"];
 /// Files of /etc that programs of this machine need to run at all.
-const ETC_FILES: [&str; 6] = ["ld.so.cache", "localtime", "services", "protocols", "mime.types", "os-release"];
+const ETC_FILES: [&str; 6] =
+    ["ld.so.cache", "localtime", "services", "protocols", "mime.types", "os-release"];
 /// Directories of /etc with the same purpose.
 const ETC_DIRS: [&str; 2] = ["ssl", "alternatives"];
 
@@ -40,7 +41,8 @@ fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Root
 pub(super) fn enter(plan: &ContainerPlan, staging: &Path) -> Result<(), RootError> {
     let options = format!("mode=755,size={WRITABLE_BYTES_MAX}");
     let flags = MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), staging, Some("tmpfs"), flags, Some(options.as_str())).map_err(failed("mount the container's root"))?;
+    mount(Some("tmpfs"), staging, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(failed("mount the container's root"))?;
     let top = match &plan.root {
         RootPlan::Host { executable, host_etc, extra } => {
             show_host(staging, executable, *host_etc, extra)?;
@@ -51,10 +53,14 @@ pub(super) fn enter(plan: &ContainerPlan, staging: &Path) -> Result<(), RootErro
     let root = Root::open(&top).map_err(failed("open the container's root"))?;
     mount_kernel_views(&root, plan.privileges.privileged)?;
     for wanted in &plan.mounts {
-        mount_volume(&root, wanted)
-            .map_err(failed(format!("mount {} at {}", wanted.source.display(), wanted.target.display())))?;
+        mount_volume(&root, wanted).map_err(failed(format!(
+            "mount {} at {}",
+            wanted.source.display(),
+            wanted.target.display()
+        )))?;
     }
-    root.make_dir(Path::new(&plan.working_dir)).map_err(failed(format!("make the working directory {}", plan.working_dir)))?;
+    root.make_dir(Path::new(&plan.working_dir))
+        .map_err(failed(format!("make the working directory {}", plan.working_dir)))?;
     if plan.read_only_root {
         // A bind of itself gives the root directory a mount of its own that can be made read-only, with the mounts below it kept.
         bind(&top, &top).and_then(|()| make_read_only(&top)).map_err(failed("make the root read-only"))?;
@@ -87,14 +93,16 @@ fn mount_overlay(lower: &Path, memory: &Path, below: &Path, name: &str) -> Resul
 fn show_host(top: &Path, executable: &Path, host_etc: bool, extra: &[PathBuf]) -> Result<(), RootError> {
     for name in HOST_DIRS {
         let source = Path::new("/").join(name);
-        show_read_only(&source, &top.join(name)).map_err(failed(format!("show {} to the container", source.display())))?;
+        show_read_only(&source, &top.join(name))
+            .map_err(failed(format!("show {} to the container", source.display())))?;
     }
     for source in extra {
         let target = top.join(source.strip_prefix("/").unwrap_or(source));
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(failed("make a directory of the container"))?;
         }
-        show_read_only(source, &target).map_err(failed(format!("show {} to the container", source.display())))?;
+        show_read_only(source, &target)
+            .map_err(failed(format!("show {} to the container", source.display())))?;
     }
     let own = top.join("fairway/bin");
     let prepare = || {
@@ -112,12 +120,20 @@ fn show_host(top: &Path, executable: &Path, host_etc: bool, extra: &[PathBuf]) -
     } else {
         make_etc(&top.join("etc")).map_err(failed("make the container's /etc"))?;
     }
-    for (name, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700), ("home", 0o755), ("run", 0o755), ("var/run", 0)] {
+    for (name, mode) in [
+        ("tmp", 0o1777),
+        ("var/tmp", 0o1777),
+        ("root", 0o700),
+        ("home", 0o755),
+        ("run", 0o755),
+        ("var/run", 0),
+    ] {
         let path = top.join(name);
         let make = || match mode {
             0 => std::os::unix::fs::symlink("/run", &path),
-            mode => fs::create_dir_all(&path)
-                .and_then(|()| fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))),
+            mode => fs::create_dir_all(&path).and_then(|()| {
+                fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            }),
         };
         make().map_err(failed(format!("make /{name}")))?;
     }
@@ -141,7 +157,10 @@ fn show_read_only(source: &Path, target: &Path) -> io::Result<()> {
 
 fn make_etc(etc: &Path) -> io::Result<()> {
     fs::create_dir_all(etc)?;
-    fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n")?;
+    fs::write(
+        etc.join("passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n",
+    )?;
     fs::write(etc.join("group"), "root:x:0:\nnogroup:x:65534:\n")?;
     fs::write(etc.join("nsswitch.conf"), "hosts: files dns\n")?;
     for name in ETC_FILES {
@@ -158,13 +177,19 @@ fn mount_kernel_views(root: &Root, privileged: bool) -> Result<(), RootError> {
     let locked = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let at = |path: &str| root.make_dir(Path::new(path)).map_err(failed(format!("make {path}")));
     let view = |kind: &str, target: &OwnedFd, flags: MsFlags, options: Option<&str>| {
-        mount(Some(kind), &path_of(target), Some(kind), flags, options).map_err(failed(format!("mount a {kind}")))
+        mount(Some(kind), &path_of(target), Some(kind), flags, options)
+            .map_err(failed(format!("mount a {kind}")))
     };
     view("proc", &at("/proc")?, locked, None)?;
     let sys_flags = if privileged { locked } else { locked | MsFlags::MS_RDONLY };
     view("sysfs", &at("/sys")?, sys_flags, None)?;
     view("tmpfs", &at("/dev")?, MsFlags::MS_NOSUID, Some("mode=755,size=64k"))?;
-    view("devpts", &at("/dev/pts")?, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("newinstance,ptmxmode=0666,mode=0620"))?;
+    view(
+        "devpts",
+        &at("/dev/pts")?,
+        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+        Some("newinstance,ptmxmode=0666,mode=0620"),
+    )?;
     view("tmpfs", &at("/dev/shm")?, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=1777,size=64m"))?;
     fill_dev(&path_of(&at("/dev")?)).map_err(failed("fill /dev"))?;
     at("/tmp")?;
@@ -184,7 +209,8 @@ fn lock(target: &OwnedFd, root: &Root, path: &str) -> io::Result<()> {
 }
 
 fn fill_dev(dev: &Path) -> io::Result<()> {
-    let devices = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+    let devices =
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     for (name, major, minor) in devices {
         let path = dev.join(name);
         mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
@@ -215,7 +241,11 @@ fn mount_volume(root: &Root, wanted: &MountPlan) -> io::Result<()> {
             path_of(&held)
         }
     };
-    let target = if fs::metadata(&source)?.is_dir() { root.make_dir(&wanted.target)? } else { root.make_file(&wanted.target)? };
+    let target = if fs::metadata(&source)?.is_dir() {
+        root.make_dir(&wanted.target)?
+    } else {
+        root.make_file(&wanted.target)?
+    };
     bind(&source, &path_of(&target))?;
     if wanted.read_only {
         make_read_only(&path_of(&root.resolve(&crate::beneath::rooted(&wanted.target)?, OFlag::O_PATH)?))?;

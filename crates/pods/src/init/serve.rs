@@ -97,7 +97,8 @@ impl Pod {
     fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
         let mut sources = vec![Source::Signals, Source::Listener];
         let readable = PollFlags::POLLIN;
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), readable), PollFd::new(self.listener.as_fd(), readable)];
+        let mut fds =
+            vec![PollFd::new(self.signals.as_fd(), readable), PollFd::new(self.listener.as_fd(), readable)];
         for (id, connection) in &self.connections {
             let writable = if connection.has_output() { PollFlags::POLLOUT } else { PollFlags::empty() };
             fds.push(PollFd::new(connection.as_fd(), readable | writable));
@@ -113,8 +114,10 @@ impl Pod {
         let timeout = match deadline {
             None => PollTimeout::NONE,
             // One millisecond more: the time-out is rounded down.
-            Some(at) => PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
-                .unwrap_or(PollTimeout::MAX),
+            Some(at) => {
+                PollTimeout::try_from(at.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+                    .unwrap_or(PollTimeout::MAX)
+            }
         };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -146,12 +149,17 @@ impl Pod {
     }
 
     fn exited(&mut self, pid: Pid, how: How) {
-        if let Some(connection) = self.connections.values_mut().find(|connection| connection.exec == Some(pid)) {
+        if let Some(connection) =
+            self.connections.values_mut().find(|connection| connection.exec == Some(pid))
+        {
             connection.exec = None;
             connection.send(&Message::ExecExited { how });
             return;
         }
-        let Some(container) = self.containers.values_mut().find(|container| container.pid == Some(pid)) else { return };
+        let Some(container) = self.containers.values_mut().find(|container| container.pid == Some(pid))
+        else {
+            return;
+        };
         container.ended(how);
         let record = container.record.clone();
         self.publish(&Message::Changed(record));
@@ -244,7 +252,8 @@ impl Pod {
     fn start(&mut self, plan: ContainerPlan) -> Message {
         let earlier = self.containers.remove(&plan.name);
         if let Some(running) = earlier.as_ref().filter(|container| container.pid.is_some()) {
-            let message = format!("container {:?} runs already (attempt {})", plan.name, running.record.attempt);
+            let message =
+                format!("container {:?} runs already (attempt {})", plan.name, running.record.attempt);
             self.containers.extend(earlier.map(|container| (container.plan.name.clone(), container)));
             return Message::Failed { message };
         }
@@ -262,7 +271,8 @@ impl Pod {
     fn exec(&mut self, id: u64, plan: &ExecPlan) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let fds = std::mem::take(&mut connection.fds);
-        let running = self.containers.get(&plan.container).and_then(|container| Some((container, container.pid?)));
+        let running =
+            self.containers.get(&plan.container).and_then(|container| Some((container, container.pid?)));
         let started = match running {
             None => Err(format!("container {:?} is not running", plan.container)),
             Some((container, pid)) => launch::exec(plan, &container.plan, pid, fds),
@@ -276,7 +286,8 @@ impl Pod {
     fn attach(&mut self, id: u64, name: &str) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(container) = self.containers.get(name).filter(|container| container.pid.is_some()) else {
-            return connection.send(&Message::Failed { message: format!("container {name:?} is not running") });
+            return connection
+                .send(&Message::Failed { message: format!("container {name:?} is not running") });
         };
         match container.terminal.as_ref().or(container.stdin.as_ref()) {
             None => connection.send(&Message::Done),

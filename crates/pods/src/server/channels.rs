@@ -29,7 +29,9 @@ pub(super) const CLOSE: u8 = 255;
 pub(super) type Channels = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Checks the handshake (RFC 6455 §4.2.1); gives the answer and, once it was sent, the connection.
-pub(super) fn accept(mut request: Request<Incoming>) -> Result<(Response<Body>, impl Future<Output = Option<Channels>>), Refused> {
+pub(super) fn accept(
+    mut request: Request<Incoming>,
+) -> Result<(Response<Body>, impl Future<Output = Option<Channels>>), Refused> {
     let bad = |message: &str| Refused::new(StatusCode::BAD_REQUEST, message);
     let headers = request.headers();
     let says = |name: header::HeaderName, word: &str| {
@@ -40,9 +42,13 @@ pub(super) fn accept(mut request: Request<Incoming>) -> Result<(Response<Body>, 
         return Err(bad("a WebSocket upgrade is needed: unable to upgrade streaming request"));
     }
     let protocol = PROTOCOLS.into_iter().find(|protocol| says(header::SEC_WEBSOCKET_PROTOCOL, protocol));
-    let protocol = protocol.ok_or_else(|| bad("none of the offered WebSocket protocols is spoken here: v5.channel.k8s.io, v4.channel.k8s.io"))?;
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the WebSocket handshake has no key"))?;
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("the WebSocket key is broken"))?;
+    let protocol = protocol.ok_or_else(|| {
+        bad("none of the offered WebSocket protocols is spoken here: v5.channel.k8s.io, v4.channel.k8s.io")
+    })?;
+    let key =
+        headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the WebSocket handshake has no key"))?;
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| bad("the WebSocket key is broken"))?;
     let mut response = Response::new(Empty::<Bytes>::new().boxed_unsync());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -53,7 +59,9 @@ pub(super) fn accept(mut request: Request<Incoming>) -> Result<(Response<Body>, 
     let upgrade = hyper::upgrade::on(&mut request);
     let connection = async {
         let upgraded = upgrade.await.ok()?;
-        let config = WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES_MAX)).max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
         Some(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await)
     };
     Ok((response, connection))

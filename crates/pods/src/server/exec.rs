@@ -63,10 +63,18 @@ impl Streams {
 }
 
 /// `GET /exec/…`.
-pub(super) fn exec(request: Request<Incoming>, pod: &LivePod, container: &str, parameters: &[(String, String)]) -> Result<Response<Body>, Refused> {
+pub(super) fn exec(
+    request: Request<Incoming>,
+    pod: &LivePod,
+    container: &str,
+    parameters: &[(String, String)],
+) -> Result<Response<Body>, Refused> {
     let streams = Streams::parse(parameters);
     if streams.command.is_empty() {
-        return Err(Refused::new(http::StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container"));
+        return Err(Refused::new(
+            http::StatusCode::BAD_REQUEST,
+            "you must specify at least 1 command for the container",
+        ));
     }
     let (response, connection) = channels::accept(request)?;
     let (socket, container) = (pod.paths.socket.clone(), container.to_owned());
@@ -94,7 +102,11 @@ struct Process {
     terminal: Option<OwnedFd>,
 }
 
-async fn start(socket: &std::path::Path, container: String, streams: &Streams) -> Result<(ExecSession, Process), SandboxError> {
+async fn start(
+    socket: &std::path::Path,
+    container: String,
+    streams: &Streams,
+) -> Result<(ExecSession, Process), SandboxError> {
     let failed = |source: io::Error| SandboxError::Socket { path: socket.to_owned(), source };
     let mut plan = ExecPlan {
         container,
@@ -110,7 +122,9 @@ async fn start(socket: &std::path::Path, container: String, streams: &Streams) -
         let session = ExecSession::start(socket, plan, &[theirs.as_fd()]).await?;
         drop(theirs);
         // Without a terminal the process did not start: its end says why.
-        let Ok(terminal) = sandbox::receive_terminal(&ours).await else { return Ok((session, Process::default())) };
+        let Ok(terminal) = sandbox::receive_terminal(&ours).await else {
+            return Ok((session, Process::default()));
+        };
         return Ok((session, Process::of_terminal(terminal, streams.stdin).map_err(failed)?));
     }
     let mut process = Process::default();
@@ -143,7 +157,12 @@ async fn start(socket: &std::path::Path, container: String, streams: &Streams) -
 impl Process {
     fn of_terminal(terminal: OwnedFd, stdin: bool) -> io::Result<Self> {
         let stdin = if stdin { Some(Pipe::new(terminal.try_clone()?)?) } else { None };
-        Ok(Self { stdin, stdout: Some(Pipe::new(terminal.try_clone()?)?), stderr: None, terminal: Some(terminal) })
+        Ok(Self {
+            stdin,
+            stdout: Some(Pipe::new(terminal.try_clone()?)?),
+            stderr: None,
+            terminal: Some(terminal),
+        })
     }
 }
 
@@ -186,14 +205,21 @@ impl Pipe {
     /// The next bytes; `None` at the end, also of a terminal (EIO).
     async fn read(&self) -> Option<Vec<u8>> {
         let mut chunk = vec![0; CHUNK_BYTES];
-        let read = self.0.async_io(tokio::io::Interest::READABLE, |fd| Ok(nix::unistd::read(fd, &mut chunk)?)).await.ok()?;
+        let read = self
+            .0
+            .async_io(tokio::io::Interest::READABLE, |fd| Ok(nix::unistd::read(fd, &mut chunk)?))
+            .await
+            .ok()?;
         chunk.truncate(read);
         (read > 0).then_some(chunk)
     }
 
     async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.0.async_io(tokio::io::Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?)).await?;
+            let written = self
+                .0
+                .async_io(tokio::io::Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?))
+                .await?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
@@ -363,4 +389,3 @@ fn status_of(how: &How) -> Vec<u8> {
     };
     status.to_string().into_bytes()
 }
-

@@ -27,11 +27,17 @@ const QUEUE_MAX: usize = 16;
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// `GET /portForward/…?ports=80&ports=443`.
-pub(super) fn forward(request: Request<Incoming>, pod: &LivePod, parameters: &[(String, String)]) -> Result<Response<Body>, Refused> {
+pub(super) fn forward(
+    request: Request<Incoming>,
+    pod: &LivePod,
+    parameters: &[(String, String)],
+) -> Result<Response<Body>, Refused> {
     let asked = parameters.iter().filter(|(name, _)| name == "ports").flat_map(|(_, value)| value.split(','));
     let ports: Result<Vec<u16>, _> = asked.map(str::parse).collect();
     let ports = ports.ok().filter(|ports| (1..=PORTS_MAX).contains(&ports.len()) && !ports.contains(&0));
-    let ports = ports.ok_or_else(|| Refused::new(StatusCode::BAD_REQUEST, "ports: 1 to 64 numbers from 1 to 65535 are needed"))?;
+    let ports = ports.ok_or_else(|| {
+        Refused::new(StatusCode::BAD_REQUEST, "ports: 1 to 64 numbers from 1 to 65535 are needed")
+    })?;
     let (response, connection) = channels::accept(request)?;
     let socket = pod.paths.socket.clone();
     tokio::spawn(async move {
@@ -90,11 +96,20 @@ async fn namespace(socket: &std::path::Path) -> Option<Netns> {
     Netns::of_pid(u32::try_from(control.pid()?).ok()?).ok()
 }
 
-async fn carry(netns: Option<Arc<Netns>>, port: u16, channel: u8, mut input: mpsc::Receiver<Bytes>, out: &mpsc::Sender<Frame>) -> Result<(), String> {
+async fn carry(
+    netns: Option<Arc<Netns>>,
+    port: u16,
+    channel: u8,
+    mut input: mpsc::Receiver<Bytes>,
+    out: &mpsc::Sender<Frame>,
+) -> Result<(), String> {
     let netns = netns.ok_or_else(|| "the pod is not running".to_owned())?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let connected = tokio::task::spawn_blocking(move || netns.run(|| std::net::TcpStream::connect(address))).await;
-    let stream = connected.map_err(|error| error.to_string())?.map_err(|error| format!("connect to port {port} of the pod: {error}"))?;
+    let connected =
+        tokio::task::spawn_blocking(move || netns.run(|| std::net::TcpStream::connect(address))).await;
+    let stream = connected
+        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("connect to port {port} of the pod: {error}"))?;
     stream.set_nonblocking(true).map_err(|error| error.to_string())?;
     let (mut read, mut write) = TcpStream::from_std(stream).map_err(|error| error.to_string())?.into_split();
     let upward = async {
@@ -111,7 +126,11 @@ async fn carry(netns: Option<Arc<Netns>>, port: u16, channel: u8, mut input: mps
             match read.read(&mut chunk).await {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
-                    if out.send(channels::frame(channel, chunk.get(..count).unwrap_or_default())).await.is_err() {
+                    if out
+                        .send(channels::frame(channel, chunk.get(..count).unwrap_or_default()))
+                        .await
+                        .is_err()
+                    {
                         return Ok(());
                     }
                 }

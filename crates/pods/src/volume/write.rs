@@ -81,7 +81,9 @@ fn link_top_level(volume: &Path, files: &Files) -> io::Result<()> {
 }
 
 fn is_same(generation: &Path, files: &Files) -> bool {
-    let same = |(path, file): (&String, &super::VolumeFile)| fs::read(generation.join(path)).is_ok_and(|bytes| bytes == file.bytes);
+    let same = |(path, file): (&String, &super::VolumeFile)| {
+        fs::read(generation.join(path)).is_ok_and(|bytes| bytes == file.bytes)
+    };
     count(generation) == files.len() && files.iter().all(same)
 }
 
@@ -100,7 +102,11 @@ mod tests {
     use crate::volume::VolumeFile;
 
     fn files(list: &[(&str, &str)]) -> Files {
-        list.iter().map(|(path, text)| ((*path).to_owned(), VolumeFile { bytes: text.as_bytes().to_vec(), mode: 0o640 })).collect()
+        list.iter()
+            .map(|(path, text)| {
+                ((*path).to_owned(), VolumeFile { bytes: text.as_bytes().to_vec(), mode: 0o640 })
+            })
+            .collect()
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl MemoryCluster {
     }
 
     pub(super) fn put_config_map(&self, name: &str, data: &[(&str, &str)]) {
-        let data: BTreeMap<_, _> = data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let data: BTreeMap<_, _> =
+            data.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let mut map = ConfigMap { data: Some(data), ..ConfigMap::default() };
         map.metadata.name = Some(name.to_owned());
         map.metadata.namespace = Some("ns".to_owned());
@@ -83,7 +84,11 @@ impl Cluster for MemoryCluster {
         self.sources_changed.subscribe()
     }
 
-    fn write_status<'a>(&'a self, pod: &'a PodId, status: &'a PodStatus) -> BoxFuture<'a, Result<(), ClusterError>> {
+    fn write_status<'a>(
+        &'a self,
+        pod: &'a PodId,
+        status: &'a PodStatus,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
         let mut inner = self.inner.lock().unwrap();
         let slot = inner.statuses.entry(pod.uid.clone()).or_default();
         *slot = (status.clone(), slot.1 + 1);
@@ -97,7 +102,12 @@ impl Cluster for MemoryCluster {
         Box::pin(async { Ok(()) })
     }
 
-    fn token<'a>(&'a self, _: &'a PodId, _: &'a str, wish: &'a TokenWish) -> BoxFuture<'a, Result<Token, ClusterError>> {
+    fn token<'a>(
+        &'a self,
+        _: &'a PodId,
+        _: &'a str,
+        wish: &'a TokenWish,
+    ) -> BoxFuture<'a, Result<Token, ClusterError>> {
         Box::pin(async { Ok(Token { text: "token".into(), lifetime_secs: wish.expiration_secs }) })
     }
 
@@ -108,7 +118,12 @@ impl Cluster for MemoryCluster {
 
 /// Whether a condition is true.
 pub(super) fn condition(status: &PodStatus, type_: &str) -> Option<bool> {
-    status.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status == "True")
+    status
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == type_)
+        .map(|condition| condition.status == "True")
 }
 
 /// What came over the channels of an exec.
@@ -131,7 +146,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new() -> Self {
-        let program = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/pod_program");
+        let program =
+            std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/pod_program");
         assert!(program.exists(), "{} is missing: build the crate's examples", program.display());
         let directory = tempfile::Builder::new().prefix("fwp").tempdir().unwrap();
         let number = std::process::id();
@@ -154,7 +170,16 @@ impl World {
         let context = Arc::new(Context::new(config.clone(), cluster.clone()));
         let agent = Some(Agent::new(context.clone()).unwrap());
         let server = serve(&config, &context);
-        Self { cluster, directory, config, context, agent, pods: BTreeMap::new(), version: 0, _server: server }
+        Self {
+            cluster,
+            directory,
+            config,
+            context,
+            agent,
+            pods: BTreeMap::new(),
+            version: 0,
+            _server: server,
+        }
     }
 
     pub(super) fn create(&mut self, name: &str, spec: serde_json::Value) -> PodId {
@@ -172,7 +197,8 @@ impl World {
     pub(super) fn delete(&mut self, pod: &PodId, grace_secs: i64) {
         self.change(pod, |object| {
             object.metadata.deletion_grace_period_seconds = Some(grace_secs);
-            object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+            object.metadata.deletion_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
         });
     }
 
@@ -200,7 +226,8 @@ impl World {
         self.agent.take().unwrap().shut_down(stop_pods).await;
         for (uid, pod) in &mut self.pods {
             let mut object = (**pod).clone();
-            object.status = self.cluster.inner.lock().unwrap().statuses.get(uid).map(|(status, _)| status.clone());
+            object.status =
+                self.cluster.inner.lock().unwrap().statuses.get(uid).map(|(status, _)| status.clone());
             *pod = Arc::new(object);
         }
         self.context = Arc::new(Context::new(self.config.clone(), self.cluster.clone()));
@@ -218,7 +245,8 @@ impl World {
 
     pub(super) fn has_network(&self, pod: &PodId) -> bool {
         let net = PodNet::new(&self.config.cluster, &pod.uid);
-        fairway_netns::Netns::path(&net.netns).exists() || PathBuf::from(format!("/sys/class/net/{}", net.link)).exists()
+        fairway_netns::Netns::path(&net.netns).exists()
+            || PathBuf::from(format!("/sys/class/net/{}", net.link)).exists()
     }
 
     pub(super) fn write_state(&self, path: &str, text: &str) {
@@ -238,7 +266,11 @@ impl World {
             }
             let left = PATIENCE.saturating_sub(began.elapsed());
             if tokio::time::timeout(left, changed.changed()).await.is_err() {
-                panic!("{pod}: last status {:#?}\nevents {:#?}", self.cluster.last_status(pod), self.events(pod));
+                panic!(
+                    "{pod}: last status {:#?}\nevents {:#?}",
+                    self.cluster.last_status(pod),
+                    self.events(pod)
+                );
             }
         }
     }
@@ -247,7 +279,11 @@ impl World {
     pub(super) async fn until<F: Future<Output = bool>>(&self, condition: impl Fn() -> F) {
         let began = Instant::now();
         while !condition().await {
-            assert!(began.elapsed() < PATIENCE, "it did not become true; events: {:#?}", self.cluster.inner.lock().unwrap().events);
+            assert!(
+                began.elapsed() < PATIENCE,
+                "it did not become true; events: {:#?}",
+                self.cluster.inner.lock().unwrap().events
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -267,8 +303,14 @@ impl World {
     }
 
     /// Runs a command over the kubelet socket; standard output and the Status.
-    pub(super) async fn exec(&self, pod: &PodId, container: &str, command: &[&str]) -> (String, serde_json::Value) {
-        let command: Vec<String> = command.iter().map(|word| format!("command={}", word.replace('/', "%2F"))).collect();
+    pub(super) async fn exec(
+        &self,
+        pod: &PodId,
+        container: &str,
+        command: &[&str],
+    ) -> (String, serde_json::Value) {
+        let command: Vec<String> =
+            command.iter().map(|word| format!("command={}", word.replace('/', "%2F"))).collect();
         let path = format!("/exec/ns/{}/{container}?output=1&{}", pod.name, command.join("&"));
         match self.try_exec_channels(&path, b"", false).await {
             Some(output) => (output.stdout, output.status),
@@ -309,7 +351,11 @@ impl World {
                 (other, _) => panic!("channel {other}"),
             }
         }
-        Some(Output { stdout: String::from_utf8(stdout).unwrap(), stderr: String::from_utf8(stderr).unwrap(), status })
+        Some(Output {
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+            status,
+        })
     }
 
     pub(super) async fn http_get(&self, path: &str) -> (u16, String) {
@@ -328,14 +374,18 @@ impl World {
     }
 
     pub(super) fn kill_pid_1(&self, pod: &PodId) {
-        let facts: serde_json::Value = serde_json::from_slice(&std::fs::read(self.paths(pod).facts).unwrap()).unwrap();
+        let facts: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(self.paths(pod).facts).unwrap()).unwrap();
         let pid = i32::try_from(facts["pid"].as_i64().unwrap()).unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
     /// An image with a shell and what it needs, made of this machine's files.
     pub(super) fn load_shell_image(&self) -> &'static str {
-        let listed = std::process::Command::new("ldd").arg("/bin/ls").output().expect("ldd (package libc-bin) is needed");
+        let listed = std::process::Command::new("ldd")
+            .arg("/bin/ls")
+            .output()
+            .expect("ldd (package libc-bin) is needed");
         let libraries = String::from_utf8(listed.stdout).unwrap();
         let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
         let mut files: Vec<(String, Vec<u8>)> = ["/bin/sh", "/bin/ls", "/bin/sleep"]
@@ -343,7 +393,10 @@ impl World {
             .chain(libraries)
             .map(|path| (path.trim_start_matches('/').to_owned(), std::fs::read(path).unwrap()))
             .collect();
-        files.push(("bin/whoami-number".into(), b"#!/bin/sh\nread a b < /proc/self/loginuid; echo 0\n".to_vec()));
+        files.push((
+            "bin/whoami-number".into(),
+            b"#!/bin/sh\nread a b < /proc/self/loginuid; echo 0\n".to_vec(),
+        ));
         let mut layer = tar::Builder::new(Vec::new());
         let mut add = |name: &str, bytes: &[u8], kind: tar::EntryType, link: &str| {
             let mut header = tar::Header::new_gnu();
@@ -363,14 +416,20 @@ impl World {
         add("var/run", b"", tar::EntryType::Symlink, "/run");
         let layer = layer.into_inner().unwrap();
         use sha2::Digest;
-        let digest = sha2::Sha256::digest(&layer).iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"));
+        let digest = sha2::Sha256::digest(&layer)
+            .iter()
+            .fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"));
         let config = serde_json::json!({
             "config": {"Entrypoint": ["/bin/sh"], "Env": ["FROM_IMAGE=yes", "PATH=/bin"], "WorkingDir": "/work"},
             "rootfs": {"diff_ids": [digest]}
         });
         let mut archive = tar::Builder::new(Vec::new());
         let manifest = br#"[{"Config":"c.json","RepoTags":["example.com/shell:1"],"Layers":["layer.tar"]}]"#;
-        for (name, bytes) in [("c.json", config.to_string().into_bytes()), ("layer.tar", layer), ("manifest.json", manifest.to_vec())] {
+        for (name, bytes) in [
+            ("c.json", config.to_string().into_bytes()),
+            ("layer.tar", layer),
+            ("manifest.json", manifest.to_vec()),
+        ] {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);

@@ -39,7 +39,8 @@ impl Worker {
                 Ok(ip) => self.ip = Some(ip),
                 Err(error) => {
                     self.warn(None, "FailedCreatePodSandBox", error.to_string());
-                    self.observed.sandbox = Sandbox::Absent { retry_at: Some(later(Timestamp::now(), SETUP_RETRY)) };
+                    self.observed.sandbox =
+                        Sandbox::Absent { retry_at: Some(later(Timestamp::now(), SETUP_RETRY)) };
                     return;
                 }
             }
@@ -98,7 +99,11 @@ impl Worker {
             });
         }
         self.observed.sandbox = Sandbox::Absent { retry_at: None };
-        self.note(None, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.".to_owned());
+        self.note(
+            None,
+            "SandboxChanged",
+            "Pod sandbox changed, it will be killed and re-created.".to_owned(),
+        );
     }
 
     pub(super) fn start_container(&mut self, name: &str, attempt: u32) {
@@ -112,7 +117,8 @@ impl Worker {
         self.tasks.spawn(async move {
             let planned = tokio::task::spawn_blocking(move || {
                 let image = container.image.as_deref().unwrap_or_default();
-                let image = context.images.resolve(image).map_err(|error| refuse_image(&error, &container))?;
+                let image =
+                    context.images.resolve(image).map_err(|error| refuse_image(&error, &container))?;
                 let sources = context.cluster.sources();
                 let addresses: Addresses = setup::addresses(&context, ip);
                 let executable = &context.config.executable;
@@ -131,16 +137,20 @@ impl Worker {
                     // Any user of the container may leave a message.
                     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
                 });
-                made.map_err(|error| refusal("CreateContainerError", format!("{}: {error}", file.display())))?;
+                made.map_err(|error| {
+                    refusal("CreateContainerError", format!("{}: {error}", file.display()))
+                })?;
                 Ok::<_, Refusal>((plan, image.id, image.config.stop_signal))
             })
             .await;
-            let planned = planned.unwrap_or_else(|error| Err(refusal("CreateContainerError", error.to_string())));
+            let planned =
+                planned.unwrap_or_else(|error| Err(refusal("CreateContainerError", error.to_string())));
             let outcome = match planned {
                 Err(refused) => Err(refused),
                 Ok((plan, image_id, stop_signal)) => {
                     let stop_signal = Some(stop_signal).filter(|signal| !signal.is_empty());
-                    let _ = events.send(Event::Prepared { container: name.clone(), image_id, stop_signal }).await;
+                    let _ =
+                        events.send(Event::Prepared { container: name.clone(), image_id, stop_signal }).await;
                     start(&socket, plan).await
                 }
             };
@@ -153,7 +163,10 @@ impl Worker {
     pub(super) fn not_started(&mut self, name: &str, reason: &'static str, message: String, pull: bool) {
         let now = Timestamp::now();
         let image = self.container(name).and_then(|container| container.image.clone()).unwrap_or_default();
-        let Some(seen) = self.observed.containers.get_mut(name).filter(|seen| seen.state == State::Starting) else { return };
+        let Some(seen) = self.observed.containers.get_mut(name).filter(|seen| seen.state == State::Starting)
+        else {
+            return;
+        };
         if !pull {
             seen.wait(reason, message.clone(), later(now, SETUP_RETRY));
             return self.warn(Some(name), "Failed", format!("Error: {message}"));
@@ -182,13 +195,21 @@ impl Worker {
             *reason = "ImagePullBackOff";
             let why = message.take().unwrap_or_default();
             *message = Some(format!("Back-off pulling image \"{image}\": ErrImagePull: {why}"));
-            self.tell(Some(name), crate::cluster::EventKind::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));
+            self.tell(
+                Some(name),
+                crate::cluster::EventKind::Normal,
+                "BackOff",
+                format!("Back-off pulling image \"{image}\""),
+            );
         }
     }
 
     pub(super) fn take_record(&mut self, record: ContainerRecord) {
         let Some(container) = self.container(&record.name).cloned() else { return };
-        let adopted = !matches!(self.observed.containers.get(&record.name).map(|seen| &seen.state), Some(State::Starting));
+        let adopted = !matches!(
+            self.observed.containers.get(&record.name).map(|seen| &seen.state),
+            Some(State::Starting)
+        );
         match &record.state {
             RecordState::Running { started_us } => {
                 let started_at = Timestamp::from_microsecond(*started_us).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -197,12 +218,20 @@ impl Worker {
                     // Found running: it is as ready as it was said to be until a probe says otherwise.
                     let (started, ready) = (seen.started, seen.ready && seen.attempt == record.attempt);
                     seen.attempt = record.attempt;
-                    seen.run(started_at, started || container.startup_probe.is_none(), ready || container.readiness_probe.is_none());
+                    seen.run(
+                        started_at,
+                        started || container.startup_probe.is_none(),
+                        ready || container.readiness_probe.is_none(),
+                    );
                 } else {
                     let started = container.startup_probe.is_none();
                     seen.run(started_at, started, started && container.readiness_probe.is_none());
                     let image = container.image.clone().unwrap_or_default();
-                    self.note(Some(&record.name), "Pulled", format!("Container image \"{image}\" already present on machine"));
+                    self.note(
+                        Some(&record.name),
+                        "Pulled",
+                        format!("Container image \"{image}\" already present on machine"),
+                    );
                     self.note(Some(&record.name), "Created", format!("Container created: {}", record.name));
                     self.note(Some(&record.name), "Started", "Container started".to_owned());
                     self.run_post_start(&container, record.attempt);
@@ -223,7 +252,11 @@ impl Worker {
                 seen.end(ended.clone());
                 let delay = seen.restart_at(&ended).duration_since(ended.finished_at).as_secs();
                 if delay > 0 && ended.exit_code != 0 && pod.metadata.deletion_timestamp.is_none() {
-                    self.warn(Some(&record.name), "BackOff", crate::status::back_off_message(&pod, &record.name, delay));
+                    self.warn(
+                        Some(&record.name),
+                        "BackOff",
+                        crate::status::back_off_message(&pod, &record.name, delay),
+                    );
                 }
             }
         }
@@ -240,7 +273,12 @@ impl Worker {
         });
     }
 
-    fn start_probes(&mut self, container: &k8s_openapi::api::core::v1::Container, attempt: u32, started_at: Timestamp) {
+    fn start_probes(
+        &mut self,
+        container: &k8s_openapi::api::core::v1::Container,
+        attempt: u32,
+        started_at: Timestamp,
+    ) {
         let Some(ip) = self.observed.ip else { return };
         let wanted = [
             (ProbeKind::Startup, container.startup_probe.as_ref()),
@@ -251,7 +289,11 @@ impl Worker {
         for (kind, probe) in wanted.into_iter().filter_map(|(kind, probe)| Some((kind, probe?))) {
             match ProbePlan::new(kind, probe, container, ip) {
                 Ok(plan) => plans.push(plan),
-                Err(error) => self.warn(Some(&container.name), "Unhealthy", format!("{} probe cannot be asked: {error}", kind.title())),
+                Err(error) => self.warn(
+                    Some(&container.name),
+                    "Unhealthy",
+                    format!("{} probe cannot be asked: {error}", kind.title()),
+                ),
             }
         }
         if plans.is_empty() {
@@ -267,14 +309,25 @@ impl Worker {
         self.probes.insert(name, task);
     }
 
-    fn termination_message(&self, container: &k8s_openapi::api::core::v1::Container, record: &ContainerRecord) -> Option<String> {
+    fn termination_message(
+        &self,
+        container: &k8s_openapi::api::core::v1::Container,
+        record: &ContainerRecord,
+    ) -> Option<String> {
         use std::io::Read;
         let mut text = Vec::new();
         let file = std::fs::File::open(self.paths.termination(&record.name, record.attempt)).ok()?;
         file.take(TERMINATION_BYTES_MAX).read_to_end(&mut text).ok()?;
         let failed = !matches!(&record.state, RecordState::Exited(exit) if exit.how == How::Code(0));
-        if text.is_empty() && failed && container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") {
-            text = crate::logs::last_lines(&self.paths.log(&record.name, record.attempt), TERMINATION_LINES_MAX, 2048);
+        if text.is_empty()
+            && failed
+            && container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError")
+        {
+            text = crate::logs::last_lines(
+                &self.paths.log(&record.name, record.attempt),
+                TERMINATION_LINES_MAX,
+                2048,
+            );
         }
         (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
     }
@@ -291,7 +344,9 @@ fn refusal(reason: &'static str, message: String) -> Refusal {
 
 fn refuse_image(error: &ResolveError, container: &k8s_openapi::api::core::v1::Container) -> Refusal {
     let reason = match error {
-        ResolveError::Missing { .. } if container.image_pull_policy.as_deref() == Some("Never") => "ErrImageNeverPull",
+        ResolveError::Missing { .. } if container.image_pull_policy.as_deref() == Some("Never") => {
+            "ErrImageNeverPull"
+        }
         ResolveError::Name { .. } => "InvalidImageName",
         ResolveError::Missing { .. } | ResolveError::Store(_) => "ErrImagePull",
     };

@@ -24,16 +24,20 @@ impl Worker {
         seen.state = State::Stopping { started_at };
         self.probes.remove(name);
         let message = match reason {
-            StopReason::Deleted | StopReason::DeadlineExceeded | StopReason::Finished => format!("Stopping container {name}"),
+            StopReason::Deleted | StopReason::DeadlineExceeded | StopReason::Finished => {
+                format!("Stopping container {name}")
+            }
             StopReason::Unhealthy(message) => message.clone(),
         };
         self.note(Some(name), "Killing", message);
         let container = self.container(name).cloned().unwrap_or_default();
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
         let wanted = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
-        let signal = wanted.or_else(|| self.stop_signals.get(name).cloned()).and_then(|signal| parse_signal(&signal));
+        let signal =
+            wanted.or_else(|| self.stop_signals.get(name).cloned()).and_then(|signal| parse_signal(&signal));
         let signal = signal.unwrap_or(Signal::SIGTERM);
-        let (ip, socket, name, pod) = (self.observed.ip, self.paths.socket.clone(), name.to_owned(), self.id.clone());
+        let (ip, socket, name, pod) =
+            (self.observed.ip, self.paths.socket.clone(), name.to_owned(), self.id.clone());
         let grace = Duration::try_from(grace).unwrap_or_default();
         self.tasks.spawn(async move {
             let began = Instant::now();
@@ -56,7 +60,8 @@ impl Worker {
 
     /// The grace became shorter while containers stop.
     pub(super) fn hurry(&mut self) {
-        let stopping = self.observed.containers.iter().filter(|(_, seen)| matches!(seen.state, State::Stopping { .. }));
+        let stopping =
+            self.observed.containers.iter().filter(|(_, seen)| matches!(seen.state, State::Stopping { .. }));
         let requests: Vec<Request> = stopping
             .map(|(name, _)| Request::Stop {
                 container: name.clone(),
