@@ -74,3 +74,9 @@ pub(super) fn frame(channel: u8, bytes: &[u8]) -> tokio_tungstenite::tungstenite
     message.extend_from_slice(bytes);
     tokio_tungstenite::tungstenite::Message::Binary(message.into())
 }
+
+/// The frame that ends a connection as it should: kubectl takes an end without a code for a failure (it reports "close 1005").
+pub(super) fn normal_end() -> tokio_tungstenite::tungstenite::Message {
+    use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+    tokio_tungstenite::tungstenite::Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
+}

@@ -85,6 +85,7 @@ pub(super) fn exec(
             Err(error) => {
                 let how = How::NotStarted { message: error.to_string() };
                 let _ = connection.send(channels::frame(ERROR, &status_of(&how))).await;
+                let _ = connection.send(channels::normal_end()).await;
                 let _ = connection.close(None).await;
             }
         }
@@ -295,6 +296,7 @@ impl Session {
         }
         let how = ended.unwrap_or(How::Code(0));
         let _ = self.sink.send(channels::frame(ERROR, &status_of(&how))).await;
+        let _ = self.sink.send(channels::normal_end()).await;
         let _ = self.sink.close().await;
     }
 
@@ -316,6 +318,7 @@ impl Session {
             }
         }
         let _ = self.sink.send(channels::frame(ERROR, &status_of(&How::Code(0)))).await;
+        let _ = self.sink.send(channels::normal_end()).await;
         let _ = self.sink.close().await;
     }
 }

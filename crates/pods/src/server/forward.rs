@@ -86,6 +86,7 @@ pub(super) fn forward(
                 }
             }
         }
+        let _ = sink.send(super::channels::normal_end()).await;
         let _ = sink.close().await;
     });
     Ok(response)
