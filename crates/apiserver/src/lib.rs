@@ -1,1 +1,185 @@
-//! The embedded Kubernetes-compatible API server.
+//! The embedded Kubernetes-compatible API server: the protocol and the storage of Kubernetes in one process, so that unmodified
+//! kubectl, Helm and client libraries work against a laptop.
+//!
+//! It is not a database with handlers per kind: what a Service is, how it is validated and printed, is known by `fairway-objects`, and
+//! everything here is generic over its registry. It runs nothing either: controllers and node agents are clients as any other.
+//!
+//! ```text
+//! connection ─► http: TLS, route, query, form ─► auth: who, may they ─► rest: the verbs ─┬─► objects (pure): decode … validate
+//!                                                                                        └─► store: order, disk, logs ─► watchers
+//! ```
+//!
+//! - [`store`]: one writer, one total order, answers after the sync, persistent maps for readers, logs for watchers.
+//! - `rest`: the verbs. A write is prepared beside the traffic and only compared, allocated and stored in the writer.
+//! - [`auth`]: certificates, service-account tokens, roles.
+//! - [`http`]: the protocol without objects.
+//!
+//! Start it with [`Server::bind`] and [`Server::serve`], or [`run`] for both.
+
+mod admit;
+mod allocations;
+pub mod auth;
+mod boot;
+mod discovery;
+mod expire;
+pub mod http;
+mod metrics;
+mod rest;
+mod server;
+pub mod store;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fairway_objects::allocate::Ranges;
+use fairway_objects::registry::Registry;
+use ipnet::Ipv4Net;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::http::listen::{TlsError, TlsFiles};
+use crate::server::{Api, Front, IN_FLIGHT_MAX};
+use crate::store::{CommitError, OpenError, Store};
+
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where objects are kept; made when absent.
+    pub state_dir: PathBuf,
+    /// The cluster's run directory: node agents listen at `<run_dir>/nodes/<node>/kubelet.sock`.
+    pub run_dir: PathBuf,
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// Where pods and clients reach this server: the endpoint of the Service `default/kubernetes`.
+    pub advertise: SocketAddr,
+    /// Cluster addresses of Services; the first is this server's own.
+    pub service_range: Ipv4Net,
+    /// Node ports of Services.
+    pub node_port_range: RangeInclusive<u16>,
+    /// Certificate, key and authority. The authority also goes to every namespace as `kube-root-ca.crt`.
+    pub tls: TlsFiles,
+    /// The EC P-256 private key (PKCS #8 PEM) that signs service-account tokens.
+    pub service_account_key: PathBuf,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state directory.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The key of service-account tokens.
+    #[error("cannot use the service-account key {path}: {reason}; pods could not prove who they are")]
+    Key {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// An address.
+    #[error(
+        "cannot listen on {address}: {source}; another server may be there, choose another address or stop it"
+    )]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The first objects.
+    #[error("cannot make the cluster's first objects: {reason}")]
+    Boot {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A server that listens and has its first objects, but does not answer yet.
+pub struct Server {
+    api: Arc<Api>,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    tls: rustls::ServerConfig,
+}
+
+/// Binds and serves until `shutdown` is ready.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    Server::bind(config).await?.serve(shutdown).await;
+    Ok(())
+}
+
+impl Server {
+    /// Opens the store, makes the first objects, listens. Clients that connect from now on wait for [`Server::serve`].
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let tls = crate::http::listen::tls(&config.tls)?;
+        let authority = &config.tls.client_authority;
+        let unreadable =
+            |reason: String| TlsError::File { what: "the client authority", path: authority.clone(), reason };
+        let authority_pem =
+            std::fs::read_to_string(authority).map_err(|error| unreadable(error.to_string()))?;
+        let key = |reason: String| Error::Key { path: config.service_account_key.clone(), reason };
+        let key_pem = std::fs::read(&config.service_account_key).map_err(|error| key(error.to_string()))?;
+        let keys = auth::token::Keys::from_pem(&key_pem).map_err(|error| key(error.to_string()))?;
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            let listener = TcpListener::bind(address).await;
+            listeners.push(listener.map_err(|source| Error::Listen { address: *address, source })?);
+        }
+        let store = Store::open(&config.state_dir)?;
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let mut advertise = config.advertise;
+        if advertise.port() == 0 {
+            advertise.set_port(addresses.first().map_or(0, SocketAddr::port));
+        }
+        let api = Arc::new(Api {
+            store,
+            registry: Arc::clone(Registry::builtin()),
+            documents: discovery::Documents::default(),
+            ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
+            keys,
+            authorizer: auth::authorize::Authorizer::FixedRoles,
+            authority_pem,
+            advertise,
+            run_dir: config.run_dir,
+            metrics: metrics::Metrics::default(),
+            slots: Semaphore::new(IN_FLIGHT_MAX),
+            stop: CancellationToken::new(),
+        });
+        api.boot().await.map_err(|error| Error::Boot {
+            reason: match error {
+                CommitError::Refused(status) => status.message,
+                CommitError::NotStored(error) => error.to_string(),
+            },
+        })?;
+        Ok(Self { api, listeners, addresses, tls })
+    }
+
+    /// Where it listens, with the ports that the system chose.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Answers until `shutdown` is ready; then ends watches, finishes what is under way and closes the store.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.api.stop.clone();
+        let trigger = stop.clone();
+        let waiting = tokio::spawn(async move {
+            shutdown.await;
+            trigger.cancel();
+        });
+        let expiring = tokio::spawn(expire::run(Arc::clone(&self.api)));
+        crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop)
+            .await;
+        waiting.abort();
+        let _ = expiring.await;
+        self.api.store.close().await;
+    }
+}

@@ -5,9 +5,11 @@
 //! Precedence between objects is decided by the model's `Ord`s, not here.
 //!
 //! - [`service`]: a Service with its EndpointSlices → [`fairway_model::Service`].
+//! - [`index`]: which Services are touched by a change of the watched snapshots: the cost of a change is the change.
 //! - [`ingress`]: Ingresses and IngressClasses → rules of [`fairway_model::http::Routes`].
 //! - [`node`]: Nodes and pods.
 
+pub mod index;
 pub mod ingress;
 pub mod node;
 pub mod service;

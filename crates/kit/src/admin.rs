@@ -39,11 +39,11 @@ impl Readiness {
 pub async fn serve(
     address: SocketAddr,
     readiness: Readiness,
-    metrics: Registry,
+    metrics: impl Into<Arc<Registry>>,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let metrics = Arc::new(metrics);
+    let metrics = metrics.into();
     tokio::spawn(async move {
         let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
         while let Some(accepted) = shutdown.unless_requested(listener.accept()).await {

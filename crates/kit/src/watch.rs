@@ -52,17 +52,20 @@ pub struct Snapshot<K> {
     pub objects: OrdMap<ObjectKey, Arc<K>>,
     /// False until the first complete list was delivered.
     pub synced: bool,
+    /// The highest resourceVersion that an event of this watch carried, deletions included; 0 before the first. Whoever wrote
+    /// an object at revision r knows that its write is in here when this is at least r.
+    pub revision: u64,
 }
 
 impl<K> Clone for Snapshot<K> {
     fn clone(&self) -> Self {
-        Self { objects: self.objects.clone(), synced: self.synced }
+        Self { objects: self.objects.clone(), synced: self.synced, revision: self.revision }
     }
 }
 
 impl<K> Snapshot<K> {
     fn empty() -> Self {
-        Self { objects: OrdMap::new(), synced: false }
+        Self { objects: OrdMap::new(), synced: false, revision: 0 }
     }
 
     /// The object of that name.
@@ -141,7 +144,7 @@ async fn follow<K>(
     let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or_default();
     let events = watcher::watcher(api, config).backoff(Backoff::default());
     pin_mut!(events);
-    let mut fold = Fold { current: Snapshot::empty(), incoming: OrdMap::new() };
+    let mut fold = Fold { current: Snapshot::empty(), incoming: OrdMap::new(), revision: 0 };
     let mut failing = false;
     while let Some(event) = events.next().await {
         match event {
@@ -166,11 +169,23 @@ async fn follow<K>(
 struct Fold<K> {
     current: Snapshot<K>,
     incoming: OrdMap<ObjectKey, Arc<K>>,
+    revision: u64,
 }
 
 impl<K: kube::Resource> Fold<K> {
     /// True when `current` is a new state worth telling.
     fn apply(&mut self, event: Event<K>) -> bool {
+        if let Event::InitApply(object) | Event::Apply(object) | Event::Delete(object) = &event {
+            self.revision = self.revision.max(revision_of(object));
+        }
+        let changed = self.fold(event);
+        if changed {
+            self.current.revision = self.revision;
+        }
+        changed
+    }
+
+    fn fold(&mut self, event: Event<K>) -> bool {
         match event {
             Event::Init => {
                 self.incoming = OrdMap::new();
@@ -181,7 +196,8 @@ impl<K: kube::Resource> Fold<K> {
                 false
             }
             Event::InitDone => {
-                self.current = Snapshot { objects: std::mem::take(&mut self.incoming), synced: true };
+                let objects = std::mem::take(&mut self.incoming);
+                self.current = Snapshot { objects, synced: true, revision: self.revision };
                 true
             }
             Event::Apply(object) => {
@@ -197,6 +213,11 @@ impl<K: kube::Resource> Fold<K> {
 pub fn key_of<K: kube::Resource>(object: &K) -> ObjectKey {
     let meta = object.meta();
     ObjectKey::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+}
+
+/// `metadata.resourceVersion` as the number that it is (comparable since KEP-5504); 0 when it is missing.
+pub fn revision_of<K: kube::Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// 20 ms doubling to 5 s, with up to a quarter of jitter: an API server that was restarted is found at once, one that is gone is
@@ -252,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_relist_replaces_in_one_step_and_never_shows_the_half_filled_state() {
-        let mut fold = Fold { current: Snapshot::empty(), incoming: OrdMap::new() };
+        let mut fold = Fold { current: Snapshot::empty(), incoming: OrdMap::new(), revision: 0 };
         assert!(!fold.apply(Event::Init));
         assert!(!fold.apply(Event::InitApply(map("a"))));
         assert!(fold.apply(Event::InitDone));
@@ -266,8 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn the_revision_counts_deletions_and_never_goes_back() {
+        let at = |name: &str, revision: &str| {
+            let mut object = map(name);
+            object.metadata.resource_version = Some(revision.into());
+            object
+        };
+        let mut fold = Fold { current: Snapshot::empty(), incoming: OrdMap::new(), revision: 0 };
+        fold.apply(Event::Init);
+        fold.apply(Event::InitApply(at("a", "7")));
+        fold.apply(Event::InitDone);
+        assert_eq!(fold.current.revision, 7);
+        fold.apply(Event::Delete(at("a", "9")));
+        assert_eq!(fold.current.revision, 9);
+        fold.apply(Event::Init);
+        fold.apply(Event::InitDone);
+        assert_eq!(fold.current.revision, 9);
+    }
+
+    #[test]
     fn deleting_what_is_not_there_is_no_change() {
-        let mut fold = Fold { current: Snapshot::<ConfigMap>::empty(), incoming: OrdMap::new() };
+        let mut fold = Fold { current: Snapshot::<ConfigMap>::empty(), incoming: OrdMap::new(), revision: 0 };
         assert!(!fold.apply(Event::Delete(map("a"))));
     }
 

@@ -1,0 +1,132 @@
+//! The objects that a cluster begins with.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use fairway_objects::document::{self, Document};
+use fairway_objects::status::Status;
+use fairway_objects::strategy::{self, Creation};
+use fairway_objects::{allocate, defaults};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::server::Api;
+use crate::store::{Collection, CommitError, Keep, Key, Txn};
+
+/// Namespaces that are always there.
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease", "fairway-system"];
+
+/// The account that pods have when they name none.
+pub(crate) fn default_account() -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
+}
+
+/// The authority that signs this server's certificate, for pods to check it.
+pub(crate) fn root_authority(pem: &str) -> Value {
+    let why = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as \
+               the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kube-root-ca.crt", "annotations": {"kubernetes.io/description": why}},
+        "data": {"ca.crt": pem},
+    })
+}
+
+impl Api {
+    /// Makes what is missing, and sets straight what depends on the configuration.
+    pub(crate) async fn boot(self: &Arc<Self>) -> Result<(), CommitError<Status>> {
+        let api = Arc::clone(self);
+        let boot = move |txn: &mut Txn| {
+            for name in NAMESPACES {
+                let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+                api.ensure(txn, "", "namespaces", "", namespace, &[])?;
+                api.furnish_namespace(txn, name);
+            }
+            api.ensure(txn, "", "services", "default", api.own_service(), &["spec"])?;
+            api.ensure(txn, "", "endpoints", "default", own_endpoints(api.advertise), &["subsets"])?;
+            let slice = own_slice(api.advertise);
+            api.ensure(txn, "discovery.k8s.io", "endpointslices", "default", slice, &["endpoints", "ports"])
+        };
+        self.store.commit(Keep::Yes, boot).await
+    }
+
+    /// Creates an object, or sets `fields` of the one that is there when they differ.
+    fn ensure(
+        &self,
+        txn: &mut Txn,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        mut object: Value,
+        fields: &[&str],
+    ) -> Result<(), Status> {
+        let Some(resource) = self.registry.resource(group, "v1", plural) else { return Ok(()) };
+        let (collection, key) =
+            (Collection::new(group, plural), Key::new(namespace, document::name(&object)));
+        let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
+        let uid = uuid::Uuid::new_v4().to_string();
+        let creation = Creation { namespace, uid: &uid, now, random: 0 };
+        let current = txn.state().object(&collection, &key).cloned();
+        strategy::prepare_for_create(resource, &mut object, &creation);
+        defaults::apply(resource, &mut object);
+        if plural == "services" {
+            let old = current.as_ref().map(|current| current.value());
+            allocate::service(&mut object, old, &self.ranges, txn.state().allocations().used(), 0)?;
+        }
+        match current {
+            None => drop(txn.put(&collection, &key, object)),
+            Some(current)
+                if fields.iter().any(|field| current.value().at(&[field]) != object.at(&[field])) =>
+            {
+                let mut changed = current.value().clone();
+                for field in fields {
+                    changed.put(&[field], object.at(&[field]).clone());
+                }
+                txn.put(&collection, &key, changed);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Service `default/kubernetes` at the first address of the range.
+    fn own_service(&self) -> Value {
+        let range = self.ranges.service;
+        let first = std::net::Ipv4Addr::from(u32::from(range.network()).wrapping_add(1));
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+            "spec": {
+                "type": "ClusterIP", "clusterIP": first.to_string(), "clusterIPs": [first.to_string()],
+                "sessionAffinity": "None",
+                "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": self.advertise.port()}],
+            },
+        })
+    }
+}
+
+fn own_endpoints(advertise: SocketAddr) -> Value {
+    let mirrored = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "labels": mirrored},
+        "subsets": [{
+            "addresses": [{"ip": advertise.ip().to_string()}],
+            "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn own_slice(advertise: SocketAddr) -> Value {
+    let family = match advertise.ip() {
+        IpAddr::V4(_) => "IPv4",
+        IpAddr::V6(_) => "IPv6",
+    };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": family,
+        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": advertise.port(), "protocol": "TCP"}],
+    })
+}

@@ -1,0 +1,184 @@
+//! What the server can do, for clients to read: discovery, OpenAPI, version. Documents are made once and kept with their tag.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use fairway_objects::discovery::{self, Aggregated};
+use fairway_objects::openapi;
+use fairway_objects::registry::Registry;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::http::body::{self, Body};
+use crate::http::negotiate;
+use crate::http::route::Route;
+
+/// The version of Kubernetes whose API this is, and ours.
+const GIT_VERSION: &str = concat!("v1.36.0+fairway.", env!("CARGO_PKG_VERSION"));
+
+/// `/version`
+pub(crate) fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION,
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none (Rust)",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
+    })
+}
+
+/// The architecture by the name that Kubernetes uses.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `/`: the paths there are.
+pub(crate) fn root(registry: &Registry) -> Value {
+    let versions = registry.group_versions();
+    let versions = versions.iter().map(|(group, version)| match *group {
+        "" => format!("/api/{version}"),
+        group => format!("/apis/{group}/{version}"),
+    });
+    let fixed = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+    let mut paths: Vec<String> = fixed.into_iter().map(str::to_owned).chain(versions).collect();
+    paths.sort();
+    json!({"paths": paths})
+}
+
+/// A document that many clients ask for.
+#[derive(Debug)]
+struct Document {
+    plain: Bytes,
+    gzip: Bytes,
+    /// With quotes.
+    tag: String,
+}
+
+impl Document {
+    fn new(value: &Value) -> Self {
+        let plain = Bytes::from(value.to_string());
+        let mut tag = String::from("\"");
+        for byte in Sha256::digest(&plain) {
+            tag.push_str(&format!("{byte:02X}"));
+        }
+        tag.push('"');
+        let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 8), Compression::default());
+        let gzip =
+            encoder.write_all(&plain).and_then(|()| encoder.finish()).map(Bytes::from).unwrap_or_default();
+        Self { plain, gzip, tag }
+    }
+}
+
+/// The documents made so far. Their number is bounded by the registry: paths it does not know make none.
+#[derive(Debug, Default)]
+pub(crate) struct Documents(Mutex<HashMap<String, Arc<Document>>>);
+
+impl Documents {
+    /// Answers a discovery or OpenAPI path.
+    pub(crate) fn answer(
+        &self,
+        registry: &Registry,
+        address: &str,
+        route: &Route,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let wanted = negotiate::discovery(accept);
+        let aggregated = match wanted {
+            negotiate::Discovery::V2 => Some(Aggregated::V2),
+            negotiate::Discovery::V2Beta1 => Some(Aggregated::V2Beta1),
+            negotiate::Discovery::Legacy => None,
+        };
+        let (name, content_type, make): (String, &'static str, Box<dyn FnOnce() -> Option<Value> + '_>) =
+            match route {
+                Route::CoreVersions | Route::Groups => {
+                    let core = *route == Route::CoreVersions;
+                    let make = move || {
+                        Some(match (aggregated, core) {
+                            (Some(version), core) => discovery::aggregated(registry, core, version),
+                            (None, true) => discovery::api_versions(address),
+                            (None, false) => discovery::group_list(registry),
+                        })
+                    };
+                    (format!("groups {core} {wanted:?}"), wanted.content_type(), Box::new(make))
+                }
+                Route::Group(group) => (
+                    format!("group {group}"),
+                    "application/json",
+                    Box::new(move || discovery::group(registry, group)),
+                ),
+                Route::Resources { group, version } => (
+                    format!("resources {group}/{version}"),
+                    "application/json",
+                    Box::new(move || discovery::resource_list(registry, group, version)),
+                ),
+                Route::OpenApiIndex => (
+                    "openapi".to_owned(),
+                    "application/json",
+                    Box::new(move || Some(openapi::index(registry))),
+                ),
+                Route::OpenApi { group, version } => (
+                    format!("openapi {group}/{version}"),
+                    "application/json",
+                    Box::new(move || openapi::v3(registry, group, version)),
+                ),
+                _ => return body::text(404, "404 page not found\n"),
+            };
+        match self.document(&name, make) {
+            Some(document) => respond(&document, content_type, headers),
+            None => body::text(404, "404 page not found\n"),
+        }
+    }
+
+    fn document(&self, name: &str, make: impl FnOnce() -> Option<Value>) -> Option<Arc<Document>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(document) = known.get(name) {
+            return Some(Arc::clone(document));
+        }
+        let document = Arc::new(Document::new(&make()?));
+        known.insert(name.to_owned(), Arc::clone(&document));
+        Some(document)
+    }
+}
+
+fn respond(document: &Document, content_type: &'static str, request: &HeaderMap) -> Response<Body> {
+    let contains = |name, wanted: &str| {
+        let values = request.get_all(name).iter().filter_map(|value: &HeaderValue| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|item| item.trim() == wanted)
+    };
+    let mut response = if contains(header::IF_NONE_MATCH, &document.tag) {
+        let mut response = body::respond(200, content_type, body::full(Bytes::new()));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else if contains(header::ACCEPT_ENCODING, "gzip") && !document.gzip.is_empty() {
+        let mut response = body::respond(200, content_type, body::full(document.gzip.clone()));
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        body::respond(200, content_type, body::full(document.plain.clone()))
+    };
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(&document.tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}

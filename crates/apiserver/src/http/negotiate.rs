@@ -1,0 +1,179 @@
+//! In which form the client wants its answer.
+
+use fairway_objects::status::Status;
+
+/// The text form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+}
+
+/// The content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// The object or list itself.
+    Whole,
+    /// `as=Table`, with the version asked for.
+    Table(&'static str),
+    /// `as=PartialObjectMetadata` or `PartialObjectMetadataList`.
+    Metadata,
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// The text form.
+    pub media: Media,
+    /// The content.
+    pub shape: Shape,
+}
+
+impl Form {
+    /// Plain JSON.
+    pub const JSON: Self = Self { media: Media::Json, shape: Shape::Whole };
+
+    /// The value of Content-Type.
+    pub fn content_type(self) -> &'static str {
+        match self.media {
+            Media::Json => "application/json",
+            Media::Yaml => "application/yaml",
+        }
+    }
+}
+
+/// Which discovery document the client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// `apidiscovery.k8s.io/v2`
+    V2,
+    /// `apidiscovery.k8s.io/v2beta1`
+    V2Beta1,
+    /// APIVersions, APIGroupList.
+    Legacy,
+}
+
+impl Discovery {
+    /// The value of Content-Type: exactly the version that was matched.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Self::V2Beta1 => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+            Self::Legacy => "application/json",
+        }
+    }
+}
+
+/// One alternative of an Accept header.
+struct Alternative<'a> {
+    media: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+impl Alternative<'_> {
+    fn parameter(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
+    }
+}
+
+/// The alternatives, best first; of equal ones the earlier.
+fn alternatives(accept: &str) -> Vec<Alternative<'_>> {
+    let mut all: Vec<Alternative<'_>> = accept
+        .split(',')
+        .filter_map(|text| {
+            let mut parts = text.split(';').map(str::trim);
+            let media = parts.next().filter(|media| !media.is_empty())?;
+            let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+            let quality = parameters.iter().find(|(name, _)| *name == "q");
+            let quality = quality.and_then(|(_, value)| value.parse().ok()).unwrap_or(1.0);
+            Some(Alternative { media, parameters, quality })
+        })
+        .collect();
+    all.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    all
+}
+
+/// Chooses the form of an object, list or watch. An absent header means JSON.
+pub fn object(accept: Option<&str>) -> Result<Form, Status> {
+    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Ok(Form::JSON) };
+    alternatives(accept).iter().find_map(form).ok_or_else(|| Status::not_acceptable(ACCEPTED))
+}
+
+/// What [`object`] can serve.
+pub const ACCEPTED: &[&str] = &["application/json", "application/yaml"];
+
+fn form(alternative: &Alternative<'_>) -> Option<Form> {
+    let media = match alternative.media {
+        "application/json" | "application/*" | "*/*" => Media::Json,
+        "application/yaml" => Media::Yaml,
+        _ => return None,
+    };
+    let group = alternative.parameter("g");
+    let shape = match (alternative.parameter("as"), alternative.parameter("v")) {
+        ("", _) => Shape::Whole,
+        ("Table", "v1") if group == "meta.k8s.io" => Shape::Table("v1"),
+        ("Table", "v1beta1") if group == "meta.k8s.io" => Shape::Table("v1beta1"),
+        ("PartialObjectMetadata" | "PartialObjectMetadataList", "v1") if group == "meta.k8s.io" => {
+            Shape::Metadata
+        }
+        _ => return None,
+    };
+    Some(Form { media, shape })
+}
+
+/// Chooses the discovery document.
+pub fn discovery(accept: Option<&str>) -> Discovery {
+    let matched =
+        |alternative: &Alternative<'_>| match (alternative.parameter("as"), alternative.parameter("v")) {
+            ("APIGroupDiscoveryList", "v2") => Some(Discovery::V2),
+            ("APIGroupDiscoveryList", "v2beta1") => Some(Discovery::V2Beta1),
+            ("", _) if matches!(alternative.media, "application/json" | "*/*") => Some(Discovery::Legacy),
+            _ => None,
+        };
+    alternatives(accept.unwrap_or_default()).iter().find_map(matched).unwrap_or(Discovery::Legacy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_servable_alternative_wins() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let cases = [
+            (None, Ok(Form::JSON)),
+            (Some("*/*"), Ok(Form::JSON)),
+            (Some("application/vnd.kubernetes.protobuf,application/json"), Ok(Form::JSON)),
+            (Some("application/vnd.kubernetes.protobuf, */*"), Ok(Form::JSON)),
+            (Some(table), Ok(Form { media: Media::Json, shape: Shape::Table("v1") })),
+            (Some("application/json;as=Table;v=v9;g=meta.k8s.io,application/json"), Ok(Form::JSON)),
+            (
+                Some("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"),
+                Ok(Form { media: Media::Json, shape: Shape::Metadata }),
+            ),
+            (Some("application/yaml"), Ok(Form { media: Media::Yaml, shape: Shape::Whole })),
+            (
+                Some("application/json;q=0.5,application/yaml"),
+                Ok(Form { media: Media::Yaml, shape: Shape::Whole }),
+            ),
+            (Some("text/html"), Err(406)),
+            (Some("application/vnd.kubernetes.protobuf"), Err(406)),
+        ];
+        for (accept, want) in cases {
+            assert_eq!(object(accept).map_err(|status| status.code), want, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn discovery_is_the_version_asked_for() {
+        let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let v2beta1 = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+        assert_eq!(discovery(Some(&format!("{v2},{v2beta1},application/json"))), Discovery::V2);
+        assert_eq!(discovery(Some(&format!("{v2beta1},application/json"))), Discovery::V2Beta1);
+        assert_eq!(discovery(Some("application/json, */*")), Discovery::Legacy);
+        assert_eq!(discovery(None), Discovery::Legacy);
+    }
+}

@@ -1,0 +1,173 @@
+//! What the server counts, as Prometheus text, under the names that dashboards of kube-apiserver know.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fairway_objects::status::Status;
+
+use crate::store;
+
+/// Watches open at once.
+const WATCHES_MAX: usize = 10_000;
+/// Label combinations that are counted apart.
+const SERIES_MAX: usize = 2000;
+/// Upper bounds of the latency buckets, seconds.
+const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// All counters of the HTTP side.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    requests: Mutex<BTreeMap<(String, &'static str, u16), u64>>,
+    latencies: Mutex<BTreeMap<&'static str, Histogram>>,
+    watches: Arc<AtomicUsize>,
+    refused: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    sum_s: f64,
+}
+
+/// Counts as an open watch until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watching(Arc<AtomicUsize>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    /// Counts one watch more, unless there are too many.
+    pub(crate) fn watch(&self) -> Result<Watching, Status> {
+        if self.watches.fetch_add(1, Ordering::Relaxed) >= WATCHES_MAX {
+            self.watches.fetch_sub(1, Ordering::Relaxed);
+            return Err(Status::too_many_requests("too many watches, please try again later", 5));
+        }
+        Ok(Watching(Arc::clone(&self.watches)))
+    }
+
+    /// Counts a request that was refused because too many were under way.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answered request. `resource` is "" for paths.
+    pub(crate) fn answered(&self, verb: &'static str, resource: &str, code: u16, took: Duration) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if requests.len() < SERIES_MAX {
+            *requests.entry((resource.to_owned(), verb, code)).or_default() += 1;
+        }
+        drop(requests);
+        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = latencies.entry(verb).or_default();
+        let seconds = took.as_secs_f64();
+        histogram.count += 1;
+        histogram.sum_s += seconds;
+        for (bucket, bound) in histogram.buckets.iter_mut().zip(BUCKETS) {
+            *bucket += u64::from(seconds <= bound);
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn render(&self, store: &store::Store) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = self.write(&mut text, store);
+        text
+    }
+
+    fn write(&self, text: &mut String, store: &store::Store) -> std::fmt::Result {
+        writeln!(
+            text,
+            "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter"
+        )?;
+        for ((resource, verb, code), count) in
+            self.requests.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            writeln!(
+                text,
+                "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}"
+            )?;
+        }
+        let name = "apiserver_request_duration_seconds";
+        writeln!(
+            text,
+            "# HELP {name} Time from the head of a request to the head of its answer.\n# TYPE {name} histogram"
+        )?;
+        for (verb, histogram) in self.latencies.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (count, bound) in histogram.buckets.iter().zip(BUCKETS) {
+                writeln!(text, "{name}_bucket{{verb=\"{verb}\",le=\"{bound}\"}} {count}")?;
+            }
+            writeln!(text, "{name}_bucket{{verb=\"{verb}\",le=\"+Inf\"}} {}", histogram.count)?;
+            writeln!(text, "{name}_sum{{verb=\"{verb}\"}} {}", histogram.sum_s)?;
+            writeln!(text, "{name}_count{{verb=\"{verb}\"}} {}", histogram.count)?;
+        }
+        self.write_store(text, store)
+    }
+
+    fn write_store(&self, text: &mut String, store: &store::Store) -> std::fmt::Result {
+        let state = store.state();
+        let counters = store.metrics();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let watches = self.watches.load(Ordering::Relaxed) as u64;
+        let singles = [
+            ("apiserver_longrunning_requests", "gauge", "Watches open.", watches),
+            (
+                "apiserver_request_terminations_total",
+                "counter",
+                "Requests refused under load.",
+                load(&self.refused),
+            ),
+            ("fairway_store_revision", "gauge", "The newest revision.", state.revision()),
+            (
+                "fairway_store_transactions_total",
+                "counter",
+                "Transactions decided.",
+                load(&counters.transactions),
+            ),
+            ("fairway_store_syncs_total", "counter", "Frames written and synced.", load(&counters.frames)),
+            (
+                "fairway_store_sync_microseconds_total",
+                "counter",
+                "Time spent writing and syncing.",
+                load(&counters.sync_us),
+            ),
+            (
+                "fairway_store_log_bytes_total",
+                "counter",
+                "Bytes appended to the log.",
+                load(&counters.log_bytes),
+            ),
+            (
+                "fairway_store_failures_total",
+                "counter",
+                "Frames that could not be kept.",
+                load(&counters.failures),
+            ),
+            ("fairway_store_snapshots_total", "counter", "Snapshots written.", load(&counters.snapshots)),
+        ];
+        for (name, kind, help, value) in singles {
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")?;
+        }
+        writeln!(
+            text,
+            "# HELP apiserver_storage_objects Objects stored.\n# TYPE apiserver_storage_objects gauge"
+        )?;
+        for (collection, objects) in state.collections() {
+            writeln!(
+                text,
+                "apiserver_storage_objects{{resource=\"{}\"}} {}",
+                collection.as_str(),
+                objects.len()
+            )?;
+        }
+        Ok(())
+    }
+}

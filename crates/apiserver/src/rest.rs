@@ -1,0 +1,311 @@
+//! The verbs over any resource of the registry. Nothing here knows a kind, except where Kubernetes itself has a special case; those stand
+//! in [`admit`](crate::admit) and in the modules of subresources.
+
+mod answer;
+mod bind;
+mod create;
+mod delete;
+mod read;
+mod review;
+mod selection;
+mod stream;
+mod token;
+mod update;
+mod watch;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fairway_objects::decode::{self, Decoded, FieldValidation};
+use fairway_objects::field::{FieldError, Path};
+use fairway_objects::patch::PatchType;
+use fairway_objects::registry::{ObjectType, Resource, Verb};
+use fairway_objects::status::{Qualified, Status};
+use http::{HeaderMap, Method, Request, Response, header};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use crate::auth::User;
+use crate::http::body::{self, Body};
+use crate::http::negotiate::{self, Form};
+use crate::http::query::Query;
+use crate::http::route::Target;
+use crate::server::Api;
+use crate::store::{Collection, CommitError, Keep, Key};
+
+/// Tries of a write that others keep getting in before.
+const TRIES_MAX: usize = 5;
+
+/// One request for a resource.
+pub(crate) struct Call<'a> {
+    pub(crate) api: &'a Arc<Api>,
+    pub(crate) user: &'a User,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) target: &'a Target,
+    pub(crate) query: &'a Query,
+    pub(crate) collection: Collection,
+    pub(crate) headers: HeaderMap,
+}
+
+/// What a write may be told beside its object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WriteOptions {
+    pub(crate) keep: Keep,
+    pub(crate) validation: FieldValidation,
+}
+
+/// The verb of a request as authorization and metrics name it.
+pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
+    let reads = method == Method::GET || method == Method::HEAD;
+    match (method.as_str(), &target.name) {
+        (_, _) if reads && target.watch => "watch",
+        (_, None) if reads && query.flag("watch") => "watch",
+        (_, None) if reads => "list",
+        (_, Some(_)) if reads => "get",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", None) => "deletecollection",
+        ("DELETE", Some(_)) => "delete",
+        _ => "",
+    }
+}
+
+/// Answers one request for a resource, already allowed.
+pub(crate) async fn handle(
+    api: &Arc<Api>,
+    user: &User,
+    target: &Target,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let resource = api.registry.resource(&target.group, &target.version, &target.resource);
+    let resource = Arc::clone(resource.ok_or_else(Status::resource_not_found)?);
+    if !target.namespace.is_empty() && !resource.is_namespaced() {
+        return Err(Status::resource_not_found());
+    }
+    let collection = Collection::new(resource.group(), &resource.plural);
+    let headers = request.headers().clone();
+    let call = Call { api, user, resource, target, query, collection, headers };
+    match (&target.name, &target.subresource) {
+        (Some(name), Some(subresource)) => call.subresource(name, subresource, request).await,
+        (Some(name), None) => call.one(name, request).await,
+        (None, _) => call.all(request).await,
+    }
+}
+
+impl Call<'_> {
+    async fn one(&self, name: &str, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        if self.resource.is_namespaced() && self.target.namespace.is_empty() && !self.target.watch {
+            return Err(Status::resource_not_found());
+        }
+        match request.method().as_str() {
+            "GET" | "HEAD" if self.target.watch => self.watch(Some(name)).await,
+            "GET" | "HEAD" => self.allowed(Verb::Get).and_then(|()| self.get(name)),
+            "PUT" => self.update_from(name, "", request).await,
+            "PATCH" => self.patch_from(name, "", request).await,
+            "DELETE" => {
+                self.allowed(Verb::Delete)?;
+                let options = self.delete_options(&body::read(request.into_body()).await?)?;
+                self.delete(name, options).await
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn all(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        match request.method().as_str() {
+            "GET" | "HEAD" if self.target.watch || self.query.flag("watch") => self.watch(None).await,
+            "GET" | "HEAD" => {
+                self.allowed(Verb::List)?;
+                self.list().await
+            }
+            "POST" => {
+                self.allowed(Verb::Create)?;
+                self.create_from(&body::read(request.into_body()).await?).await
+            }
+            "DELETE" => {
+                self.allowed(Verb::DeleteCollection)?;
+                let options = self.delete_options(&body::read(request.into_body()).await?)?;
+                self.delete_collection(options).await
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn subresource(
+        &self,
+        name: &str,
+        subresource: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
+        let known = self.resource.subresource(subresource).ok_or_else(Status::resource_not_found)?;
+        if self.resource.is_namespaced() && self.target.namespace.is_empty() {
+            return Err(Status::resource_not_found());
+        }
+        let method = request.method().clone();
+        match (subresource, method.as_str()) {
+            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
+            ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
+            ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
+            ("binding", "POST") => {
+                let binding = self.decode(&known.object, &body::read(request.into_body()).await?)?;
+                self.bind(name, &binding.object).await
+            }
+            ("eviction", "POST") => {
+                let eviction = self.decode(&known.object, &body::read(request.into_body()).await?)?;
+                self.evict(name, &eviction.object).await
+            }
+            ("token", "POST") => {
+                let request = self.decode(&known.object, &body::read(request.into_body()).await?)?;
+                self.token(name, request.object)
+            }
+            ("log", "GET") => self.log(name).await,
+            ("exec" | "attach" | "portforward", "GET" | "POST") => {
+                self.tunnel(name, subresource, request).await
+            }
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    async fn update_from(
+        &self,
+        name: &str,
+        part: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
+        if part.is_empty() {
+            self.allowed(Verb::Update)?;
+        }
+        let body = body::read(request.into_body()).await?;
+        self.update(name, part, &body).await
+    }
+
+    async fn patch_from(
+        &self,
+        name: &str,
+        part: &str,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
+        if part.is_empty() {
+            self.allowed(Verb::Patch)?;
+        }
+        let patch_type = PatchType::from_content_type(self.content_type());
+        let patch_type =
+            patch_type.ok_or_else(|| Status::unsupported_media_type(fairway_objects::patch::ACCEPTED))?;
+        let body = body::read(request.into_body()).await?;
+        self.patch(name, part, patch_type, &body).await
+    }
+
+    fn allowed(&self, verb: Verb) -> Result<(), Status> {
+        if self.resource.allows(verb) { Ok(()) } else { Err(Status::method_not_allowed()) }
+    }
+
+    /// The form that the client wants its answer in.
+    pub(crate) fn form(&self) -> Result<Form, Status> {
+        negotiate::object(self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()))
+    }
+
+    fn content_type(&self) -> &str {
+        let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        value.filter(|value| !value.is_empty()).unwrap_or("application/json")
+    }
+
+    pub(crate) fn decode(&self, object_type: &ObjectType, body: &Bytes) -> Result<Decoded, Status> {
+        decode::decode(
+            object_type,
+            self.content_type(),
+            body,
+            self.write_options("CreateOptions")?.validation,
+        )
+    }
+
+    pub(crate) fn key(&self, name: &str) -> Key {
+        Key::new(&self.target.namespace, name)
+    }
+
+    pub(crate) fn not_found(&self, name: &str) -> Status {
+        Status::not_found(self.resource.qualified(), name)
+    }
+
+    /// `dryRun`, `fieldValidation`, `fieldManager`; `kind` names the options in messages.
+    pub(crate) fn write_options(&self, kind: &str) -> Result<WriteOptions, Status> {
+        let invalid =
+            |error| Status::invalid_kind(Qualified { group: "meta.k8s.io", name: kind }, "", &[error]);
+        let mut keep = Keep::Yes;
+        for value in self.query.all("dryRun") {
+            if value != "All" {
+                return Err(invalid(FieldError::not_supported(&Path::new("dryRun"), value, &["All"])));
+            }
+            keep = Keep::DryRun;
+        }
+        let text = self.query.text("fieldValidation");
+        let validation = FieldValidation::parse(text).ok_or_else(|| {
+            let path = Path::new("fieldValidation");
+            invalid(FieldError::not_supported(&path, text, &["", "Ignore", "Strict", "Warn"]))
+        })?;
+        let manager = self.query.text("fieldManager");
+        if manager.len() > 128 {
+            return Err(invalid(FieldError::too_long(&Path::new("fieldManager"), 128)));
+        }
+        Ok(WriteOptions { keep, validation })
+    }
+
+    /// The answer of one stored object.
+    pub(crate) fn answer(
+        &self,
+        code: u16,
+        object: &crate::store::Object,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
+        let mut response = answer::object(code, self.form()?, &self.resource, object, self.query)?;
+        answer::warn(&mut response, warnings);
+        Ok(response)
+    }
+
+    /// The answer of a document that is not exactly a stored object.
+    pub(crate) fn answer_value(
+        &self,
+        code: u16,
+        value: &Value,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
+        let mut response = answer::value(code, self.form()?, &self.resource, value, self.query)?;
+        answer::warn(&mut response, warnings);
+        Ok(response)
+    }
+}
+
+/// Why a transaction said no: for good, or because the object changed since it was read.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The answer for the client.
+    Final(Status),
+    /// Read again and decide again.
+    Stale,
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Self {
+        Self::Final(status)
+    }
+}
+
+/// The answer when the disk says no.
+pub(crate) fn not_stored(error: &crate::store::WriteError) -> Status {
+    use crate::store::WriteError;
+    match error {
+        WriteError::Full(_) => Status::new(507, fairway_objects::Reason::InternalError, error.to_string()),
+        WriteError::Io(_) => Status::internal(error),
+        WriteError::Closed => Status::unavailable(error.to_string()),
+    }
+}
+
+impl From<CommitError<Refusal>> for Refusal {
+    fn from(error: CommitError<Refusal>) -> Self {
+        match error {
+            CommitError::Refused(refusal) => refusal,
+            CommitError::NotStored(error) => Self::Final(not_stored(&error)),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! update and patch, of objects and of their parts.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fairway_objects::decode::{self, Decoded, FieldValidation};
+use fairway_objects::document::{self, Document};
+use fairway_objects::field::{FieldError, Path};
+use fairway_objects::patch::{self, PatchType};
+use fairway_objects::registry::BuiltinKind;
+use fairway_objects::status::{Qualified, Status};
+use fairway_objects::{allocate, defaults, scale, strategy, validate};
+use http::Response;
+use serde_json::Value;
+
+use super::{Call, Refusal, TRIES_MAX, WriteOptions};
+use crate::http::body::Body;
+use crate::http::query;
+use crate::store::{Key, Object};
+
+/// A change that was decided, with what to tell the client beside it.
+struct Changed {
+    object: Arc<Object>,
+    warnings: Vec<String>,
+}
+
+impl Call<'_> {
+    pub(super) async fn update(
+        &self,
+        name: &str,
+        part: &str,
+        body: &Bytes,
+    ) -> Result<Response<Body>, Status> {
+        let options = self.write_options("UpdateOptions")?;
+        let object_type = match self.resource.subresource(part) {
+            Some(part) => &part.object,
+            None => &self.resource.object,
+        };
+        let decoded = decode::decode(object_type, self.content_type(), body, options.validation)?;
+        self.check_address(name, &decoded.object)?;
+        let absent = self.api.store.state().object(&self.collection, &self.key(name)).is_none();
+        if absent
+            && part.is_empty()
+            && self.resource.create_on_update
+            && document::uid(&decoded.object).is_empty()
+        {
+            let mut object = decoded.object;
+            object.take_at(&["metadata", "resourceVersion"]);
+            let (created, warnings) = self.create(object, options).await?;
+            return self.answer_created(options, &created, &[decoded.warnings, warnings].concat());
+        }
+        let conditional = !decoded.object.text(&["metadata", "resourceVersion"]).is_empty();
+        if part.is_empty() && !conditional && !self.resource.unconditional_update {
+            let error = FieldError::invalid(
+                &Path::new("metadata").field("resourceVersion"),
+                0,
+                "must be specified for an update",
+            );
+            let kind = Qualified { group: self.resource.group(), name: &self.resource.plural };
+            return Err(Status::invalid_kind(kind, name, &[error]));
+        }
+        let change = |current: &Value| match part {
+            "scale" => self.with_scale(current, &decoded.object),
+            "finalize" => Ok(with_finalizers(current, &decoded.object)),
+            _ => Ok(decoded.clone()),
+        };
+        let changed = self.change(name, part, options, &change).await?;
+        self.answer_part(part, &changed, &decoded.warnings)
+    }
+
+    pub(super) async fn patch(
+        &self,
+        name: &str,
+        part: &str,
+        patch_type: PatchType,
+        body: &Bytes,
+    ) -> Result<Response<Body>, Status> {
+        let options = self.write_options("PatchOptions")?;
+        if self.query.has("force") && patch_type != PatchType::Apply {
+            let error =
+                FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+            return Err(Status::invalid_kind(
+                Qualified { group: "meta.k8s.io", name: "PatchOptions" },
+                "",
+                &[error],
+            ));
+        }
+        let document = patch::parse(body)?;
+        let schema = match self.resource.subresource(part) {
+            Some(part) => &part.object,
+            None => &self.resource.object,
+        };
+        let apply = |base: &Value| {
+            let patched = patch::apply(patch_type, &schema.schema, base, &document)?;
+            let normalized = decode::normalize(schema, patched, options.validation)?;
+            self.check_address(name, &normalized.object)?;
+            Ok::<_, Status>(normalized)
+        };
+        let change = |current: &Value| match part {
+            "scale" => self.with_scale(current, &apply(&scale::read(&self.resource, current))?.object),
+            _ => apply(current),
+        };
+        let changed = self.change(name, part, options, &change).await?;
+        self.answer_part(part, &changed, &[])
+    }
+
+    /// Reads, changes and stores; again when somebody was faster and the client did not insist on a version.
+    async fn change(
+        &self,
+        name: &str,
+        part: &str,
+        options: WriteOptions,
+        change: &(dyn Fn(&Value) -> Result<Decoded, Status> + Sync),
+    ) -> Result<Changed, Status> {
+        let key = self.key(name);
+        for _ in 0..TRIES_MAX {
+            let state = self.api.store.state();
+            let current =
+                Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
+            let decoded = change(current.value())?;
+            let prepared = self.prepare(name, part, decoded.object, &current)?;
+            match self.replace(&key, prepared, current, options).await {
+                Ok(object) => return Ok(Changed { object, warnings: decoded.warnings }),
+                Err(Refusal::Final(status)) => return Err(status),
+                Err(Refusal::Stale) => {}
+            }
+        }
+        Err(Status::modified(self.resource.qualified(), name))
+    }
+
+    /// Checks preconditions, then completes and validates what is to replace `current`.
+    fn prepare(&self, name: &str, part: &str, mut new: Value, current: &Object) -> Result<Value, Status> {
+        let uid = document::uid(&new);
+        if !uid.is_empty() && uid != current.metadata("uid") {
+            return Err(Status::uid_mismatch(self.resource.qualified(), name, uid, current.metadata("uid")));
+        }
+        let version =
+            query::revision(new.text(&["metadata", "resourceVersion"]))?.filter(|version| *version != 0);
+        if version.is_some_and(|version| version != current.revision()) {
+            return Err(Status::modified(self.resource.qualified(), name));
+        }
+        new.put(&["metadata", "resourceVersion"], current.metadata("resourceVersion"));
+        let part = if part == "scale" { "" } else { part };
+        strategy::prepare_for_update(&self.resource, part, &mut new, current.value());
+        defaults::apply(&self.resource, &mut new);
+        let errors = validate::update(&self.resource, part, &new, current.value());
+        if errors.is_empty() { Ok(new) } else { Err(Status::invalid(&self.resource.object, name, &errors)) }
+    }
+
+    /// Stores `new` over `current` if that is still there; removes it instead when only its last finalizer kept it.
+    async fn replace(
+        &self,
+        key: &Key,
+        mut new: Value,
+        current: Arc<Object>,
+        options: WriteOptions,
+    ) -> Result<Arc<Object>, Refusal> {
+        let finished = super::delete::is_finished(&new);
+        if !finished && strategy::is_no_op(&new, current.value()) {
+            return Ok(current);
+        }
+        let (api, resource, collection) =
+            (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
+        let (key, random) = (key.clone(), rand::random());
+        let stored = self.api.store.commit(options.keep, move |txn| {
+            let newest = txn.state().object(&collection, &key).ok_or(Refusal::Stale)?;
+            if newest.revision() != current.revision() {
+                return Err(Refusal::Stale);
+            }
+            if finished {
+                return txn.remove_as(&collection, &key, new).ok_or(Refusal::Stale);
+            }
+            if resource.builtin == Some(BuiltinKind::Service) {
+                let used = txn.state().allocations().used();
+                allocate::service(&mut new, Some(current.value()), &api.ranges, used, random)?;
+            }
+            Ok(txn.put(&collection, &key, new))
+        });
+        Ok(stored.await?)
+    }
+
+    /// The object in a body must be the one in the path.
+    fn check_address(&self, name: &str, object: &Value) -> Result<(), Status> {
+        let stated = document::name(object);
+        if !stated.is_empty() && stated != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({stated}) does not match the name on the URL ({name})"
+            )));
+        }
+        let namespace = document::namespace(object);
+        if self.resource.is_namespaced() && !namespace.is_empty() && namespace != self.target.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        Ok(())
+    }
+
+    fn with_scale(&self, current: &Value, scale: &Value) -> Result<Decoded, Status> {
+        let mut object = current.clone();
+        scale::write(&mut object, scale);
+        decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
+    }
+
+    fn answer_part(
+        &self,
+        part: &str,
+        changed: &Changed,
+        warnings: &[String],
+    ) -> Result<Response<Body>, Status> {
+        let warnings = if warnings.is_empty() { &changed.warnings } else { warnings };
+        match part {
+            "scale" => self.answer_value(200, &scale::read(&self.resource, changed.object.value()), warnings),
+            _ => self.answer(200, &changed.object, warnings),
+        }
+    }
+}
+
+/// A namespace with the finalizers of another document.
+fn with_finalizers(current: &Value, given: &Value) -> Decoded {
+    let mut object = current.clone();
+    object.put(&["spec", "finalizers"], given.at(&["spec", "finalizers"]).clone());
+    let version = given.text(&["metadata", "resourceVersion"]);
+    if !version.is_empty() {
+        object.put(&["metadata", "resourceVersion"], version);
+    }
+    Decoded { object, warnings: Vec::new() }
+}

@@ -1,0 +1,143 @@
+//! The state as persistent maps, and a transaction over it.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde_json::Value;
+
+use super::log::Change;
+use super::object::{Collection, Key, Object};
+use crate::allocations::Allocations;
+
+/// The objects of one collection in list order. Cloning is a pointer.
+pub type Objects = OrdMap<Key, Arc<Object>>;
+
+/// Every object at one revision. Cloning is a few pointers.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    revision: u64,
+    collections: OrdMap<Collection, Objects>,
+    allocations: Allocations,
+}
+
+impl State {
+    /// The same objects at a later revision: what came after may have been removals.
+    pub(super) fn advanced_to(mut self, revision: u64) -> Self {
+        self.revision = self.revision.max(revision);
+        self
+    }
+
+    /// The revision of the newest change in it.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// One collection; empty when nothing was ever stored in it.
+    pub fn objects(&self, collection: &Collection) -> Objects {
+        self.collections.get(collection).cloned().unwrap_or_default()
+    }
+
+    /// One object.
+    pub fn object(&self, collection: &Collection, key: &Key) -> Option<&Arc<Object>> {
+        self.collections.get(collection)?.get(key)
+    }
+
+    /// All collections.
+    pub fn collections(&self) -> impl Iterator<Item = (&Collection, &Objects)> {
+        self.collections.iter()
+    }
+
+    /// Addresses and ports that Services hold.
+    pub fn allocations(&self) -> &Allocations {
+        &self.allocations
+    }
+
+    /// Puts an object with the revision it carries.
+    pub(super) fn load(
+        &mut self,
+        collection: &Collection,
+        key: Key,
+        object: Arc<Object>,
+    ) -> Option<Arc<Object>> {
+        self.revision = self.revision.max(object.revision());
+        let old =
+            self.collections.entry(collection.clone()).or_default().insert(key.clone(), Arc::clone(&object));
+        self.allocations.replace(collection, old.as_deref(), Some(&object));
+        old
+    }
+
+    /// Removes an object at a revision.
+    pub(super) fn unload(
+        &mut self,
+        collection: &Collection,
+        key: &Key,
+        revision: u64,
+    ) -> Option<Arc<Object>> {
+        self.revision = self.revision.max(revision);
+        let old = self.collections.get_mut(collection)?.remove(key)?;
+        self.allocations.replace(collection, Some(&old), None);
+        Some(old)
+    }
+}
+
+/// A transaction under decision: sees the newest state and its own changes.
+#[derive(Debug)]
+pub struct Txn {
+    state: State,
+    changes: Vec<Change>,
+    now_ms: u64,
+}
+
+impl Txn {
+    pub(super) fn new(state: State, now_ms: u64) -> Self {
+        Self { state, changes: Vec::new(), now_ms }
+    }
+
+    /// The state with this transaction's changes in it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Milliseconds since 1970 when the writer took the transaction.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Stores `value` with the next revision, which is stamped into it.
+    pub fn put(&mut self, collection: &Collection, key: &Key, value: Value) -> Arc<Object> {
+        let object = Arc::new(Object::stamp(value, self.state.revision + 1));
+        let old = self.state.load(collection, key.clone(), Arc::clone(&object));
+        self.record(collection, key, old, Arc::clone(&object), false);
+        object
+    }
+
+    /// Removes an object; its last content comes back with the revision of the removal. None when there was none.
+    pub fn remove(&mut self, collection: &Collection, key: &Key) -> Option<Arc<Object>> {
+        let last = self.state.object(collection, key)?.value().clone();
+        self.remove_as(collection, key, last)
+    }
+
+    /// Removes an object whose last content, never stored, is `last`: what watchers are shown.
+    pub fn remove_as(&mut self, collection: &Collection, key: &Key, last: Value) -> Option<Arc<Object>> {
+        let revision = self.state.revision + 1;
+        let old = self.state.unload(collection, key, revision)?;
+        let object = Arc::new(Object::stamp(last, revision));
+        self.record(collection, key, Some(old), Arc::clone(&object), true);
+        Some(object)
+    }
+
+    pub(super) fn finish(self) -> (State, Vec<Change>) {
+        (self.state, self.changes)
+    }
+
+    fn record(
+        &mut self,
+        collection: &Collection,
+        key: &Key,
+        old: Option<Arc<Object>>,
+        object: Arc<Object>,
+        removed: bool,
+    ) {
+        self.changes.push(Change { collection: collection.clone(), key: key.clone(), old, object, removed });
+    }
+}
