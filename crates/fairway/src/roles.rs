@@ -57,7 +57,7 @@ pub fn api_server(arguments: &RoleArgs) -> ExitCode {
             run_dir: settings.directories.run.clone(),
             listen: vec![settings.api_address()],
             advertise: settings.api_address(),
-            service_range: settings.networks.services,
+            service_range: settings.networks.services(),
             node_port_range: 30_000..=32_767,
             tls: fairway_apiserver::TlsFiles {
                 certificate: pair.certificate,
@@ -77,7 +77,7 @@ pub fn controller(arguments: &RoleArgs) -> ExitCode {
         let config = fairway_controllers::Config {
             client: ClientSource::Kubeconfig(files.kubeconfig("controller")),
             settings: fairway_controllers::Settings {
-                load_balancer_pool: Some(settings.networks.load_balancers),
+                load_balancer_pool: Some(settings.networks.load_balancers()),
                 gateway_service: ObjectKey::new(GATEWAY.0, GATEWAY.1),
             },
             readiness: Default::default(),
@@ -152,14 +152,14 @@ pub fn node(arguments: &NodeArgs) -> ExitCode {
             node_name: node.name.clone(),
             client: client.clone(),
             cluster: fairway_model::Cluster {
-                pod_ranges: vec![networks.pods.into()],
-                service_ranges: vec![networks.services.into()],
-                node_ranges: vec![networks.underlay.into()],
+                pod_ranges: vec![networks.pods().into()],
+                service_ranges: vec![networks.services().into()],
+                node_ranges: vec![networks.underlay().into()],
                 domain: settings.domain.as_str().into(),
             },
             netns: fairway_netns::Netns::host()?,
             load_balancer: fairway_node::LoadBalancer {
-                ranges: vec![networks.load_balancers.into()],
+                ranges: vec![networks.load_balancers().into()],
                 interface: NODE_LINK.to_owned(),
             },
             admin: Some(SocketAddr::new(node.address.into(), NODE_ADMIN_PORT)),

@@ -69,9 +69,9 @@ fn setting(settings: &Settings) -> anyhow::Result<Setting> {
     let networks = &settings.networks;
     Ok(Setting {
         cluster: Cluster {
-            pod_ranges: vec![networks.pods.into()],
-            service_ranges: vec![networks.services.into()],
-            node_ranges: vec![networks.underlay.into()],
+            pod_ranges: vec![networks.pods().into()],
+            service_ranges: vec![networks.services().into()],
+            node_ranges: vec![networks.underlay().into()],
             domain: settings.domain.as_str().into(),
         },
         zone: ZoneSettings {
@@ -79,7 +79,7 @@ fn setting(settings: &Settings) -> anyhow::Result<Setting> {
             ttl_s: 5,
             negative_ttl_s: 5,
             pods: PodRecords::Insecure,
-            reverse_ranges: vec![networks.services.into(), networks.pods.into()],
+            reverse_ranges: vec![networks.services().into(), networks.pods().into()],
             server: Some(settings.dns_address().into()),
         },
         gateway: ServiceKey::new("fairway-system", "fairway-gateway"),

@@ -57,7 +57,7 @@ fn adapt(object: &mut Value, settings: &Settings) {
         set(object, "/spec", "clusterIP", json!(settings.dns_address().to_string()));
     } else if is("Deployment", "fairway-dns") {
         let (server, networks) = (settings.dns_address().to_string(), &settings.networks);
-        let ranges = [networks.services.to_string(), networks.pods.to_string()];
+        let ranges = [networks.services().to_string(), networks.pods().to_string()];
         let [services, pods] = &ranges;
         let arguments = [
             "--cluster-domain",
