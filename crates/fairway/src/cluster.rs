@@ -139,7 +139,7 @@ fn print_summary(at: &str, summary: &Summary) {
 
 fn table() -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table
 }
 

@@ -62,7 +62,7 @@ pub fn api_server(arguments: &RoleArgs) -> ExitCode {
             tls: fairway_apiserver::TlsFiles {
                 certificate: pair.certificate,
                 key: pair.key,
-                authority: files.ca().certificate,
+                client_authority: files.ca().certificate,
             },
             service_account_key: files.service_account_key(),
         };

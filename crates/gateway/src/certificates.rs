@@ -39,8 +39,7 @@ pub(crate) fn certified_key(secret: &Secret) -> Result<Arc<CertifiedKey>, Certif
     };
     let chain: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_slice_iter(field("tls.crt")?).collect();
-    let chain =
-        chain.ok().filter(|chain| !chain.is_empty()).ok_or(CertificateError::NotACertificate)?;
+    let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or(CertificateError::NotACertificate)?;
     let key = PrivateKeyDer::from_pem_slice(field("tls.key")?).map_err(|_| CertificateError::NotAKey)?;
     CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider())
         .map(Arc::new)
@@ -139,7 +138,8 @@ mod tests {
     use super::*;
 
     fn secret(fields: &[(&str, &str)]) -> Secret {
-        let data = fields.iter().map(|(name, text)| ((*name).to_owned(), ByteString(text.as_bytes().to_vec())));
+        let data =
+            fields.iter().map(|(name, text)| ((*name).to_owned(), ByteString(text.as_bytes().to_vec())));
         Secret { data: Some(data.collect()), ..Secret::default() }
     }
 
@@ -174,10 +174,7 @@ mod tests {
         assert_eq!(got(&[("tls.crt", &certificate), ("tls.key", &key)]), Ok(()));
         assert_eq!(got(&[("tls.key", &key)]), Err(CertificateError::NoKey("tls.crt")));
         assert_eq!(got(&[("tls.crt", &certificate)]), Err(CertificateError::NoKey("tls.key")));
-        assert_eq!(
-            got(&[("tls.crt", "x"), ("tls.key", &key)]),
-            Err(CertificateError::NotACertificate)
-        );
+        assert_eq!(got(&[("tls.crt", "x"), ("tls.key", &key)]), Err(CertificateError::NotACertificate));
         assert_eq!(got(&[("tls.crt", &certificate), ("tls.key", "x")]), Err(CertificateError::NotAKey));
         assert!(matches!(
             got(&[("tls.crt", &certificate), ("tls.key", &other)]),

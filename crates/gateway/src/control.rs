@@ -89,6 +89,13 @@ struct BackendState {
     users: BTreeSet<IngressKey>,
 }
 
+/// A Secret with what was read from it.
+#[derive(Debug)]
+struct ReadCertificate {
+    from: Arc<core::Secret>,
+    read: Result<Arc<CertifiedKey>, CertificateError>,
+}
+
 /// Keeps what was compiled, to change only what must be.
 #[derive(Debug)]
 pub struct Compiler {
@@ -100,7 +107,7 @@ pub struct Compiler {
     endpoints: BTreeMap<SocketAddr, (Arc<Endpoint>, usize)>,
     claims: Vec<(HostPattern, SecretKey)>,
     secret_users: BTreeMap<SecretKey, BTreeSet<IngressKey>>,
-    certificates: BTreeMap<SecretKey, (Arc<core::Secret>, Result<Arc<CertifiedKey>, CertificateError>)>,
+    certificates: BTreeMap<SecretKey, ReadCertificate>,
     diagnostics: Vec<fairway_ingest::Diagnostic>,
 }
 
@@ -178,8 +185,8 @@ impl Compiler {
         self.replace_pool(&cell, &usable, UpstreamProtocol::Http1)
     }
 
-    /// What is wrong now, for events.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
+    /// What is wrong now, for events. A Secret of which it is not known yet whether it exists is not wrong.
+    pub(crate) fn findings(&self, is_known: impl Fn(&SecretKey) -> bool) -> Vec<Finding> {
         let of_objects = self.diagnostics.iter().filter_map(Finding::of_diagnostic);
         let of_backends = self.backends.iter().flat_map(|(backend, state)| {
             let problem = state.problem;
@@ -187,16 +194,19 @@ impl Compiler {
         });
         let of_certificates = self.secret_users.iter().flat_map(|(secret, users)| {
             let error = match self.certificates.get(secret) {
-                Some((_, Ok(_))) => None,
-                Some((_, Err(error))) => Some(error.clone()),
-                None => Some(CertificateError::NoSecret),
+                Some(certificate) => certificate.read.as_ref().err().cloned(),
+                None => is_known(secret).then_some(CertificateError::NoSecret),
             };
             users.iter().filter_map(move |user| Some(Finding::of_certificate(user, secret, error.as_ref()?)))
         });
         of_objects.chain(of_backends).chain(of_certificates).collect()
     }
 
-    fn index_slices(&mut self, before: &Objects<discovery::EndpointSlice>, touched: &mut BTreeSet<ServiceKey>) {
+    fn index_slices(
+        &mut self,
+        before: &Objects<discovery::EndpointSlice>,
+        touched: &mut BTreeSet<ServiceKey>,
+    ) {
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         for item in before.diff(&self.inputs.slices) {
             match item {
@@ -326,8 +336,7 @@ impl Compiler {
             .into_iter()
             .filter_map(|one| {
                 let pool = self.backends.get(&one.backend)?.cell.clone();
-                let metrics: Arc<RouteMetrics> =
-                    metrics.get(&one.labels).unwrap_or(&unrouted).clone();
+                let metrics: Arc<RouteMetrics> = metrics.get(&one.labels).unwrap_or(&unrouted).clone();
                 Some((one.origin, Arc::new(Route { pool, metrics })))
             })
             .collect();
@@ -369,15 +378,15 @@ impl Compiler {
         let mut known = std::mem::take(&mut self.certificates);
         for key in wanted {
             let Some(secret) = self.inputs.secrets.get(&key) else { continue };
-            let parsed = match known.remove(&key) {
-                Some((parsed_from, parsed)) if Arc::ptr_eq(&parsed_from, secret) => parsed,
-                _ => certified_key(secret),
+            let certificate = match known.remove(&key) {
+                Some(known) if Arc::ptr_eq(&known.from, secret) => known,
+                _ => ReadCertificate { from: secret.clone(), read: certified_key(secret) },
             };
-            self.certificates.insert(key, (secret.clone(), parsed));
+            self.certificates.insert(key, certificate);
         }
         Certificates::new(self.claims.iter().filter_map(|(pattern, secret)| {
-            let (_, parsed) = self.certificates.get(secret)?;
-            Some((pattern.clone(), parsed.as_ref().ok()?.clone()))
+            let key = self.certificates.get(secret)?.read.as_ref().ok()?;
+            Some((pattern.clone(), key.clone()))
         }))
     }
 }

@@ -34,7 +34,11 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn begin(worker: &Rc<Worker>, connection: &Rc<ClientConnection>, parts: &http::request::Parts) -> Self {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        connection: &Rc<ClientConnection>,
+        parts: &http::request::Parts,
+    ) -> Self {
         connection.request_began();
         let log = worker.shared.access_log.is_some();
         Self {

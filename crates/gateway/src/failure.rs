@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     ConnectRefused,
     /// The endpoint did not answer to a connection attempt.
     ConnectTimeout,
-    /// The endpoint left the pool while we connected to it.
+    /// The last endpoint left the pool while we connected to it.
     LeftPool,
     /// The connection was closed before the request was sent.
     Unsent,
@@ -74,10 +74,8 @@ impl Failure {
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoRule => StatusCode::NOT_FOUND,
-            Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectRefused | Self::LeftPool | Self::Unsent | Self::Lost | Self::BadResponse => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::NoEndpoint | Self::LeftPool => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectRefused | Self::Unsent | Self::Lost | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -85,14 +83,16 @@ impl Failure {
     /// The body of the answer: what it means and where to look.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::BadHead(_) | Self::ClientBody => "400 Bad Request\nThe request is malformed or ambiguous.\n",
+            Self::BadHead(_) | Self::ClientBody => {
+                "400 Bad Request\nThe request is malformed or ambiguous.\n"
+            }
             Self::ClientTimeout => "408 Request Timeout\nThe request body did not arrive in time.\n",
             Self::BodyTooLarge => "413 Payload Too Large\nThe request body is longer than allowed.\n",
             Self::NoRule => "404 Not Found\nNo Ingress rule serves this host and path.\n",
-            Self::NoEndpoint => {
+            Self::NoEndpoint | Self::LeftPool => {
                 "503 Service Temporarily Unavailable\nThe Service behind this route has no ready endpoint.\n"
             }
-            Self::ConnectRefused | Self::LeftPool | Self::Unsent => {
+            Self::ConnectRefused | Self::Unsent => {
                 "502 Bad Gateway\nNo endpoint of the Service takes connections.\n"
             }
             Self::Lost => "502 Bad Gateway\nThe endpoint closed the connection without an answer.\n",

@@ -62,7 +62,8 @@ impl Gateway {
         let default = self_signed().map_err(StartError::DefaultCertificate)?;
         let resolver = Arc::new(Resolver::new(default));
         let tls = server_config(resolver.clone()).map_err(StartError::Tls)?;
-        let access_log = config.access_log.then(AccessLog::to_stdout).transpose().map_err(StartError::Thread)?;
+        let access_log =
+            config.access_log.then(AccessLog::to_stdout).transpose().map_err(StartError::Thread)?;
         let limits: Limits = config.limits.clone();
         let metrics = Arc::new(Metrics::new(workers));
         let table = ArcSwap::default();

@@ -142,11 +142,7 @@ impl Collector for Metrics {
                 "Access-log lines lost because standard output was too slow",
                 self.sum(|one| &one.access_log_dropped),
             ),
-            (
-                "fairway_gateway_tables_built",
-                "Route tables built",
-                self.tables_built.load(Ordering::Relaxed),
-            ),
+            ("fairway_gateway_tables_built", "Route tables built", self.tables_built.load(Ordering::Relaxed)),
             (
                 "fairway_gateway_pools_replaced",
                 "Endpoint pools replaced",

@@ -114,7 +114,9 @@ impl Pool {
 
     /// An endpoint that is not in `tried`. `random` spreads; see [`pick`].
     pub(crate) fn choose(&self, worker: usize, random: u32, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
-        let turn = self.turns.get(worker).map_or(0, |turn| turn.0.fetch_add(1, Ordering::Relaxed));
+        // A second try takes nobody's turn: with one dead endpoint of two, every request would meet it first.
+        let step = u32::from(tried.is_empty());
+        let turn = self.turns.get(worker).map_or(0, |turn| turn.0.fetch_add(step, Ordering::Relaxed));
         let load = |index: usize| {
             let endpoint = self.endpoints.get(index)?;
             (!tried.contains(&endpoint.address)).then(|| endpoint.active(worker))
@@ -135,7 +137,8 @@ fn pick(count: usize, turn: usize, random: usize, load: impl Fn(usize) -> Option
     if count == 0 {
         return None;
     }
-    let usable_from = |start: usize| (0..count).map(|step| (start + step) % count).find(|&at| load(at).is_some());
+    let usable_from =
+        |start: usize| (0..count).map(|step| (start + step) % count).find(|&at| load(at).is_some());
     let next = usable_from(turn % count)?;
     let other = usable_from(random % count)?;
     if load(other) < load(next) { Some(other) } else { Some(next) }
@@ -182,9 +185,21 @@ mod tests {
             Case { name: "none", loads: &[], turn: 0, random: 0, want: None },
             Case { name: "all tried", loads: &[None, None], turn: 0, random: 1, want: None },
             Case { name: "busy turn", loads: &[Some(9), Some(1)], turn: 0, random: 1, want: Some(1) },
-            Case { name: "equal keeps the turn", loads: &[Some(1), Some(1)], turn: 0, random: 1, want: Some(0) },
+            Case {
+                name: "equal keeps the turn",
+                loads: &[Some(1), Some(1)],
+                turn: 0,
+                random: 1,
+                want: Some(0),
+            },
             Case { name: "tried turn", loads: &[None, Some(5), Some(5)], turn: 0, random: 0, want: Some(1) },
-            Case { name: "large turn", loads: &[Some(0), Some(0)], turn: usize::MAX, random: 0, want: Some(1) },
+            Case {
+                name: "large turn",
+                loads: &[Some(0), Some(0)],
+                turn: usize::MAX,
+                random: 0,
+                want: Some(1),
+            },
         ];
         for case in cases {
             let got = pick(case.loads.len(), case.turn, case.random, |at| case.loads[at]);

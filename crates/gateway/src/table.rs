@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fairway_model::NoTrace;
-use fairway_model::http::{Decision, Location, NormalPath, RuleOrigin, Routes};
+use fairway_model::http::{Decision, Location, NormalPath, Routes, RuleOrigin};
 use http::Uri;
 use http::header::HeaderValue;
 

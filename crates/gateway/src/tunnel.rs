@@ -1,4 +1,4 @@
-//! Connections that switched to another protocol (WebSocket): bytes copied both ways until both sides ended or nothing moved for too long.
+//! Connections that switched to another protocol (WebSocket): bytes copied both ways until the endpoint ended or nothing moved for too long.
 
 use std::cell::Cell;
 use std::io;
@@ -34,15 +34,15 @@ where
     let moved_at = Cell::new(Instant::now());
     let sent = Cell::new(0);
     let (up, down) = (Cell::new(0), &sent);
-    let both = async {
-        // An error in one direction ends both; an end in one does not.
-        tokio::try_join!(
-            copy(client_read, endpoint_write, &moved_at, &up),
-            copy(endpoint_read, client_write, &moved_at, down),
-        )
+    // A client that says no more may still listen; when the endpoint ends, nobody is left to talk to (nginx does the same).
+    let upwards = async {
+        if copy(client_read, endpoint_write, &moved_at, &up).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
     };
     tokio::select! {
-        _ = both => {}
+        () = upwards => {}
+        _ = copy(endpoint_read, client_write, &moved_at, down) => {}
         () = idle(&moved_at, idle_timeout) => {}
     }
     sent.get()

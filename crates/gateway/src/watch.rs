@@ -131,9 +131,6 @@ impl Follower {
         gateway.publish(self.compiler.update(inputs));
         self.secrets.want(&self.compiler.wanted_secrets());
         self.names.want(&self.compiler.external_targets());
-        // A Secret that was not asked for yet is not missing.
-        if self.secrets.all_synced() {
-            self.events.report(self.compiler.findings());
-        }
+        self.events.report(self.compiler.findings(|secret| self.secrets.is_synced(secret)));
     }
 }

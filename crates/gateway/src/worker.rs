@@ -231,12 +231,7 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
-fn begin(
-    worker: &Rc<Worker>,
-    stream: TcpStream,
-    peer: std::net::SocketAddr,
-    acceptor: Option<&TlsAcceptor>,
-) {
+fn begin(worker: &Rc<Worker>, stream: TcpStream, peer: std::net::SocketAddr, acceptor: Option<&TlsAcceptor>) {
     let Ok(local) = stream.local_addr() else { return };
     let _ = stream.set_nodelay(true);
     let client = ClientFacts { peer, local, secure: acceptor.is_some() };

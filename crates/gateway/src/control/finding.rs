@@ -42,18 +42,22 @@ impl Finding {
     pub(crate) fn of_backend(ingress: &IngressKey, backend: &Backend, problem: BackendProblem) -> Self {
         let (reason, what) = match problem {
             BackendProblem::NoService => ("ServiceNotFound", "the Service does not exist: create it"),
-            BackendProblem::NoPort => ("ServicePortNotFound", "the Service has no such port: name one it has"),
-            BackendProblem::Loopback => {
-                ("ExternalNameRefused", "its externalName is a loopback name, which would be the gateway itself")
+            BackendProblem::NoPort => {
+                ("ServicePortNotFound", "the Service has no such port: name one it has")
             }
+            BackendProblem::Loopback => (
+                "ExternalNameRefused",
+                "its externalName is a loopback name, which would be the gateway itself",
+            ),
         };
         let message = format!("{backend} gets no requests, they are answered 503: {what}");
         Self { ingress: ingress.clone(), reason, message }
     }
 
     pub(crate) fn of_certificate(ingress: &IngressKey, secret: &SecretKey, error: &CertificateError) -> Self {
-        let message =
-            format!("Secret {secret}: {error}; its hosts are served with the self-signed default certificate");
+        let message = format!(
+            "Secret {secret}: {error}; its hosts are served with the self-signed default certificate"
+        );
         Self { ingress: ingress.clone(), reason: "CertificateUnusable", message }
     }
 }

@@ -138,7 +138,7 @@ fn external_names_are_asked_for_and_loopback_is_refused() {
     assert!(compiler.resolved(backend, target, &found));
     assert!(!compiler.resolved(backend, target, &found), "the same addresses are no change");
     assert_eq!(addresses(&compiler, "out"), ["192.0.2.7:80"]);
-    let reasons: Vec<&str> = compiler.findings().iter().map(|finding| finding.reason).collect();
+    let reasons: Vec<&str> = compiler.findings(|_| true).iter().map(|finding| finding.reason).collect();
     assert_eq!(reasons, ["ExternalNameRefused"]);
 }
 
@@ -148,7 +148,7 @@ fn what_is_wrong_is_found_and_put_right() {
     compiler.update(inputs.clone());
     assert_eq!(compiler.wanted_secrets().len(), 1);
     let reasons = |compiler: &Compiler| -> Vec<&str> {
-        compiler.findings().iter().map(|finding| finding.reason).collect()
+        compiler.findings(|_| true).iter().map(|finding| finding.reason).collect()
     };
     assert_eq!(reasons(&compiler), ["ServiceNotFound", "CertificateUnusable"]);
     let made = rcgen::generate_simple_self_signed(vec!["shop".into()]).unwrap();

@@ -145,8 +145,12 @@ mod tests {
         let cases = [
             Case {
                 name: "forwarding fields are ours",
-                headers: &[("x-forwarded-for", "6.6.6.6"), ("x-real-ip", "6.6.6.6"), ("x-forwarded-proto", "https"),
-                    ("x-original-forwarded-host", "forged")],
+                headers: &[
+                    ("x-forwarded-for", "6.6.6.6"),
+                    ("x-real-ip", "6.6.6.6"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-original-forwarded-host", "forged"),
+                ],
                 want: &[
                     ("host", Some("h:81")),
                     ("x-forwarded-for", Some("192.0.2.1")),

@@ -235,18 +235,18 @@ mod tests {
             get("empty label", &[("host", "a..b")], Err(BadHead::BadHost)),
             Case { uri: "http://target/x", ..get("absolute form wins over Host", &[H], Ok("target")) },
             Case { uri: "ftp://target/x", ..get("foreign scheme", &[H], Err(BadHead::UnknownScheme)) },
-            Case {
-                version: Version::HTTP_2,
-                uri: "https://a/",
-                ..get("h2 without host", &[], Ok("a"))
-            },
+            Case { version: Version::HTTP_2, uri: "https://a/", ..get("h2 without host", &[], Ok("a")) },
             Case {
                 version: Version::HTTP_2,
                 uri: "https://a/",
                 ..get("h2 with another host", &[("host", "b")], Err(BadHead::HostDiffers))
             },
             get("one length", &[H, ("content-length", "5")], Ok("h")),
-            get("two lengths", &[H, ("content-length", "5"), ("content-length", "5")], Err(BadHead::BadLength)),
+            get(
+                "two lengths",
+                &[H, ("content-length", "5"), ("content-length", "5")],
+                Err(BadHead::BadLength),
+            ),
             get("list of lengths", &[H, ("content-length", "5, 5")], Err(BadHead::BadLength)),
             get("signed length", &[H, ("content-length", "+5")], Err(BadHead::BadLength)),
             get("empty length", &[H, ("content-length", "")], Err(BadHead::BadLength)),
@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn upgrades_are_websockets_and_the_like_never_http2() {
-        let cases: [(&[(&str, &str)], Version, Option<&str>); 6] = [
+        type Case = (&'static [(&'static str, &'static str)], Version, Option<&'static str>);
+        let cases: [Case; 6] = [
             (&[("connection", "Upgrade"), ("upgrade", "websocket")], Version::HTTP_11, Some("websocket")),
             (&[("connection", "keep-alive, upgrade"), ("upgrade", "x")], Version::HTTP_11, Some("x")),
             (&[("upgrade", "websocket")], Version::HTTP_11, None),

@@ -30,7 +30,8 @@ mod tests {
             headers.insert(name, value.parse().unwrap());
         }
         clean_response(&mut headers);
-        let left: Vec<&str> = headers.keys().map(header::HeaderName::as_str).collect();
-        assert_eq!(left, ["content-length", "x-powered-by", "trailer"]);
+        let mut left: Vec<&str> = headers.keys().map(header::HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "trailer", "x-powered-by"]);
     }
 }

@@ -34,11 +34,8 @@ impl AsyncRead for SharedStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = &self.0;
-        let read = when_ready(
-            context,
-            |context| stream.poll_read_ready(context),
-            || stream.try_read_buf(buffer),
-        );
+        let read =
+            when_ready(context, |context| stream.poll_read_ready(context), || stream.try_read_buf(buffer));
         ready!(read)?;
         Poll::Ready(Ok(()))
     }

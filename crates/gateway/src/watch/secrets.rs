@@ -82,6 +82,11 @@ impl Secrets {
         self.watches.values().all(|watch| watch.watched.peek().synced)
     }
 
+    /// Whether it is known of this one.
+    pub(super) fn is_synced(&self, key: &SecretKey) -> bool {
+        self.watches.get(key).is_some_and(|watch| watch.watched.peek().synced)
+    }
+
     /// Those that exist.
     pub(super) fn objects(&self) -> BTreeMap<SecretKey, Arc<Secret>> {
         let found = self.watches.iter().filter_map(|(key, watch)| {

@@ -57,7 +57,10 @@ fn grpc_goes_as_http_2_with_its_trailers() {
             .body(Full::new(Bytes::from_static(b"\0\0\0\0\x01x")))
             .unwrap();
         let reply = client.send(request).await.unwrap();
-        assert_eq!((reply.header("x-te").as_str(), reply.header("x-version").as_str()), ("trailers", "HTTP/2.0"));
+        assert_eq!(
+            (reply.header("x-te").as_str(), reply.header("x-version").as_str()),
+            ("trailers", "HTTP/2.0")
+        );
         assert_eq!(reply.body, Bytes::from_static(b"\0\0\0\0\x01x"));
         assert_eq!(reply.trailers.unwrap()["grpc-status"], "0");
     });
@@ -85,7 +88,8 @@ fn a_slow_reader_slows_the_endpoint_down_and_gets_everything() {
             }
         })
         .await;
-        let fixture = Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
+        let fixture =
+            Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
         let mut client = TcpStream::connect(fixture.gateway.http()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut before = u64::MAX;
@@ -110,13 +114,17 @@ fn uploads_are_streamed_not_stored() {
             read_head(&mut stream).await;
             let mut first = [0; 4];
             stream.read_exact(&mut first).await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nseen\r\n").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nseen\r\n")
+                .await
+                .unwrap();
             let mut rest = [0; 4];
             stream.read_exact(&mut rest).await.unwrap();
             stream.write_all(b"3\r\nend\r\n0\r\n\r\n").await.unwrap();
         })
         .await;
-        let fixture = Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
+        let fixture =
+            Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
         let mut client = TcpStream::connect(fixture.gateway.http()).await.unwrap();
         let head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\nConnection: close\r\n\r\nhalf";
         client.write_all(head).await.unwrap();

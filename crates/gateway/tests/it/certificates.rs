@@ -140,6 +140,9 @@ fn http_2_is_negotiated_and_plain_requests_are_redirected() {
 
         let mut plain = Client::http1(fixture.gateway.http()).await;
         let reply = plain.get("a.example", "/x/?q=1").await;
-        assert_eq!((reply.status.as_u16(), reply.header("location").as_str()), (308, "https://a.example/x/?q=1"));
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("location").as_str()),
+            (308, "https://a.example/x/?q=1")
+        );
     });
 }

@@ -121,7 +121,8 @@ fn an_endpoint_that_left_gets_nothing_and_its_idle_connections_are_closed() {
 
 /// Established connections to an address in this namespace.
 fn established(address: &str) -> usize {
-    let output = std::process::Command::new("ss").args(["-Htn", "state", "established", "dst", address]).output();
+    let output =
+        std::process::Command::new("ss").args(["-Htn", "state", "established", "dst", address]).output();
     let output = output.expect("the tool `ss` (Debian: iproute2)");
     String::from_utf8_lossy(&output.stdout).lines().count()
 }

@@ -70,7 +70,13 @@ fn what_cannot_be_served_says_so_in_time() {
         let cluster = Cluster::new()
             .ingress(
                 "h",
-                &[("/slow", "slow"), ("/nonsense", "nonsense"), ("/large", "large"), ("/gone", "gone"), ("/dead", "dead")],
+                &[
+                    ("/slow", "slow"),
+                    ("/nonsense", "nonsense"),
+                    ("/large", "large"),
+                    ("/gone", "gone"),
+                    ("/dead", "dead"),
+                ],
             )
             .service("slow", &[slow])
             .service("nonsense", &[nonsense])
@@ -139,9 +145,11 @@ fn clients_beyond_the_limits_are_refused_or_closed() {
         assert!(fixture.raw(&large).await.starts_with("HTTP/1.1 431"));
         let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "x: y\r\n".repeat(101));
         assert!(fixture.raw(&many).await.starts_with("HTTP/1.1 431"));
-        for (name, begun) in
-            [("says nothing", ""), ("slow head", "GET / HTTP/1.1\r\nHo"), ("h2 preface only", "PRI * HTTP/2.0\r\n")]
-        {
+        for (name, begun) in [
+            ("says nothing", ""),
+            ("slow head", "GET / HTTP/1.1\r\nHo"),
+            ("h2 preface only", "PRI * HTTP/2.0\r\n"),
+        ] {
             let started = Instant::now();
             fixture.raw(begun).await;
             assert!(started.elapsed() < Duration::from_secs(3), "{name}: {:?}", started.elapsed());
@@ -194,12 +202,48 @@ fn a_client_that_leaves_takes_its_request_with_it() {
             }
         })
         .await;
-        let fixture = Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
+        let fixture =
+            Fixture::start(Cluster::new().ingress("h", &[("/", "web")]).service("web", &[endpoint]));
         let mut client = TcpStream::connect(fixture.gateway.http()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         drop(client);
         eventually("the endpoint notices", async || left.load(Ordering::SeqCst) == 1).await;
         eventually("counted as 499", async || fixture.metrics().contains("status=\"499\"")).await;
+    });
+}
+
+/// One HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+#[test]
+fn a_client_that_opens_and_resets_streams_is_sent_away() {
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    world(|| async {
+        let web = Endpoint::echo("10.244.1.2:8080").await;
+        let cluster = Cluster::new().ingress("h", &[("/", "web")]).service("web", &[web.address]);
+        let fixture = Fixture::start(cluster);
+        let mut client = TcpStream::connect(fixture.gateway.http()).await.unwrap();
+        let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        flood.extend(frame(4, 0, 0, &[]));
+        // GET http://h/ by the static table, then RST_STREAM with CANCEL.
+        for stream in (1..4000).step_by(2) {
+            flood.extend(frame(1, 5, stream, &[0x82, 0x86, 0x84, 0x41, 1, b'h']));
+            flood.extend(frame(3, 0, stream, &[0, 0, 0, 8]));
+        }
+        let _ = client.write_all(&flood).await;
+        let mut reply = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(5), client.read_to_end(&mut reply))
+            .await
+            .expect("closed");
+        let went_away = reply.windows(4).any(|bytes| bytes == ENHANCE_YOUR_CALM);
+        assert!(went_away, "no GOAWAY with ENHANCE_YOUR_CALM in {} bytes", reply.len());
+        assert_eq!(fixture.get("h", "/").await.status, 200);
     });
 }

@@ -131,10 +131,7 @@ fn http_2_clients_are_served_by_http_1_endpoints_and_the_other_way_round() {
         let fixture = Fixture::start(cluster);
         let mut two = Client::http2(fixture.gateway.http()).await;
         let mut one = Client::http1(fixture.gateway.http()).await;
-        for (client, path, version) in [
-            (&mut two, "/", "HTTP/1.1"),
-            (&mut one, "/h2c", "HTTP/2.0"),
-        ] {
+        for (client, path, version) in [(&mut two, "/", "HTTP/1.1"), (&mut one, "/h2c", "HTTP/2.0")] {
             let reply = client.get("h", path).await;
             assert_eq!(reply.status, StatusCode::OK);
             let seen = reply.seen();

@@ -21,10 +21,26 @@ use Want::{Body, Refused};
 const CASES: &[(&str, &str, Want)] = &[
     ("plain", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", Body("")),
     ("length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", Body("abc")),
-    ("chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", Body("3\r\nabc\r\n0\r\n\r\n")),
-    ("CL.TE", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG", Refused),
-    ("TE.CL: chunked wins and the length is gone", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n", Body("3\r\nabc\r\n0\r\n\r\n")),
-    ("two lengths", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", Refused),
+    (
+        "chunked",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        Body("3\r\nabc\r\n0\r\n\r\n"),
+    ),
+    (
+        "CL.TE: the same",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        Body("3\r\nabc\r\n0\r\n\r\n"),
+    ),
+    (
+        "TE.CL: chunked wins and the length is gone",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        Body("3\r\nabc\r\n0\r\n\r\n"),
+    ),
+    (
+        "two lengths",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        Refused,
+    ),
     ("list of lengths", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3, 3\r\n\r\nabc", Refused),
     ("plus length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +3\r\n\r\nabc", Refused),
     ("minus length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -3\r\n\r\nabc", Refused),
@@ -33,13 +49,41 @@ const CASES: &[(&str, &str, Want)] = &[
     ("empty length", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: \r\n\r\nabc", Refused),
     ("unknown coding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", Refused),
     ("identity", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n", Refused),
-    ("coding before chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", Refused),
-    ("coding after chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", Refused),
-    ("two codings", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n", Refused),
-    ("chunked in HTTP/1.0", "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused),
-    ("vertical tab before chunked", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", Refused),
-    ("space before colon", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", Refused),
-    ("folded coding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", Refused),
+    (
+        "coding before chunked",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "coding after chunked",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "two codings",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunked in HTTP/1.0",
+        "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "vertical tab before chunked",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "space before colon",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "folded coding",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        Refused,
+    ),
     ("folded field", "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", Refused),
     ("first line folded", "GET / HTTP/1.1\r\n Host: h\r\n\r\n", Refused),
     ("bare CR in a value", "GET / HTTP/1.1\r\nHost: h\r\nX: a\rb\r\n\r\n", Refused),
@@ -63,20 +107,60 @@ const CASES: &[(&str, &str, Want)] = &[
     ("target without slash", "GET x HTTP/1.1\r\nHost: h\r\n\r\n", Refused),
     ("encoded way up", "GET /%2e%2e/x HTTP/1.1\r\nHost: h\r\n\r\n", Refused),
     ("encoded NUL", "GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n", Refused),
-    ("chunk size with sign", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n+3\r\nabc\r\n0\r\n\r\n", Refused),
-    ("chunk size with 0x", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n", Refused),
-    ("chunk size overflow", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nabc\r\n0\r\n\r\n", Refused),
-    ("chunk longer than said", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", Refused),
-    ("chunk ended by LF", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n", Refused),
-    ("extension with bare LF", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;x\nabc\r\n0\r\n\r\n", Refused),
-    ("chunk extensions are not handed on", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n\r\n", Body("3\r\nabc\r\n0\r\n\r\n")),
+    (
+        "chunk size with sign",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n+3\r\nabc\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk size with 0x",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk size overflow",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk longer than said",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk ended by LF",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "extension with bare LF",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;x\nabc\r\n0\r\n\r\n",
+        Refused,
+    ),
+    (
+        "chunk extensions are not handed on",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\n\r\n",
+        Body("3\r\nabc\r\n0\r\n\r\n"),
+    ),
     ("bare LF lines become CR LF", "GET / HTTP/1.1\nHost: h\n\n", Body("")),
     ("empty lines before", "\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", Body("")),
     ("length of a GET", "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", Body("abc")),
-    ("underscored length", "POST / HTTP/1.1\r\nHost: h\r\nContent_Length: 9\r\nContent-Length: 3\r\n\r\nabc", Body("abc")),
-    ("length listed by Connection", "POST / HTTP/1.1\r\nHost: h\r\nConnection: content-length\r\nContent-Length: 3\r\n\r\nabc", Body("abc")),
+    (
+        "underscored length",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent_Length: 9\r\nContent-Length: 3\r\n\r\nabc",
+        Body("abc"),
+    ),
+    (
+        "length listed by Connection",
+        "POST / HTTP/1.1\r\nHost: h\r\nConnection: content-length\r\nContent-Length: 3\r\n\r\nabc",
+        Body("abc"),
+    ),
     ("absolute form with another Host", "GET http://h/ HTTP/1.1\r\nHost: other\r\n\r\n", Body("")),
-    ("upper-case coding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n", Body("3\r\nabc\r\n0\r\n\r\n")),
+    (
+        "upper-case coding",
+        "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        Body("3\r\nabc\r\n0\r\n\r\n"),
+    ),
 ];
 
 /// An endpoint that takes everything down and answers every head it can see.
@@ -104,7 +188,8 @@ async fn record(stream: &mut TcpStream, seen: &Mutex<String>) {
             body.len() >= length.map_or(0, |length| length.parse().unwrap())
         };
         if complete {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+            let _ =
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
             return;
         }
     }
@@ -124,14 +209,24 @@ fn ambiguous_requests_are_refused_or_handed_on_in_one_form() {
             let arrived = seen.lock().unwrap().clone();
             match want {
                 Refused => {
-                    assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 4") || reply.starts_with("HTTP/1.0 4")
-                        || reply.starts_with("HTTP/1.1 505"), "{name}: {reply}");
-                    let complete = arrived.contains("\r\n\r\n") && !arrived.contains("transfer-encoding: chunked");
-                    assert!(!complete && !arrived.ends_with("0\r\n\r\n"), "{name}: the endpoint got {arrived:?}");
+                    assert!(
+                        reply.is_empty()
+                            || reply.starts_with("HTTP/1.1 4")
+                            || reply.starts_with("HTTP/1.0 4")
+                            || reply.starts_with("HTTP/1.1 505"),
+                        "{name}: {reply}"
+                    );
+                    let complete =
+                        arrived.contains("\r\n\r\n") && !arrived.contains("transfer-encoding: chunked");
+                    assert!(
+                        !complete && !arrived.ends_with("0\r\n\r\n"),
+                        "{name}: the endpoint got {arrived:?}"
+                    );
                 }
                 Body(body) => {
                     assert!(reply.starts_with("HTTP/1.1 200"), "{name}: {reply}");
-                    let (head, rest) = arrived.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{name}: {arrived:?}"));
+                    let (head, rest) =
+                        arrived.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{name}: {arrived:?}"));
                     assert_eq!(rest, *body, "{name}: {arrived:?}");
                     let count = |field: &str| head.lines().filter(|line| line.starts_with(field)).count();
                     assert_eq!(count("host: "), 1, "{name}: {head}");

@@ -26,14 +26,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Nothing here takes longer unless it is broken.
-pub const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// Runs a test in a fresh network namespace, on its own thread; the namespace goes away with it.
-pub fn world<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn world<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         enter_namespace();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), test()).await.expect("in time") });
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(60), test()).await.expect("in time")
+        });
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -46,19 +48,19 @@ fn enter_namespace() {
     ip(&["route", "add", "local", "10.244.0.0/16", "dev", "lo"]);
 }
 
-pub fn ip(arguments: &[&str]) {
+pub(crate) fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status().expect("the tool `ip` (Debian: iproute2)");
     assert!(status.success(), "ip {arguments:?}");
 }
 
 /// The objects of a test.
 #[derive(Default)]
-pub struct Cluster {
-    pub inputs: Inputs,
+pub(crate) struct Cluster {
+    pub(crate) inputs: Inputs,
 }
 
 impl Cluster {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut cluster = Self::default();
         let class = json!({"metadata": {"name": "fairway"}, "spec": {"controller": "fairway.dev/ingress"}});
         let class = Arc::new(serde_json::from_value(class).unwrap());
@@ -67,12 +69,12 @@ impl Cluster {
     }
 
     /// An Ingress named like its host ("" is any) with paths to port 80 of Services.
-    pub fn ingress(mut self, host: &str, paths: &[(&str, &str)]) -> Self {
+    pub(crate) fn ingress(mut self, host: &str, paths: &[(&str, &str)]) -> Self {
         self.put_ingress(host, paths, None);
         self
     }
 
-    pub fn put_ingress(&mut self, host: &str, paths: &[(&str, &str)], secret: Option<&str>) {
+    pub(crate) fn put_ingress(&mut self, host: &str, paths: &[(&str, &str)], secret: Option<&str>) {
         let paths: Vec<Value> = paths
             .iter()
             .map(|(path, service)| {
@@ -91,20 +93,20 @@ impl Cluster {
     }
 
     /// A Service with these endpoints.
-    pub fn service(mut self, name: &str, endpoints: &[SocketAddr]) -> Self {
+    pub(crate) fn service(mut self, name: &str, endpoints: &[SocketAddr]) -> Self {
         self.put_service(name, None);
         self.put_endpoints(name, endpoints);
         self
     }
 
-    pub fn put_service(&mut self, name: &str, app_protocol: Option<&str>) {
+    pub(crate) fn put_service(&mut self, name: &str, app_protocol: Option<&str>) {
         let value = json!({"metadata": {"namespace": "ns", "name": name}, "spec": {"clusterIP": "10.96.0.9",
             "ports": [{"port": 80, "appProtocol": app_protocol}]}});
         let object = Arc::new(serde_json::from_value(value).unwrap());
         self.inputs.services.insert(ObjectKey::new("ns", name), object);
     }
 
-    pub fn put_endpoints(&mut self, service: &str, endpoints: &[SocketAddr]) {
+    pub(crate) fn put_endpoints(&mut self, service: &str, endpoints: &[SocketAddr]) {
         for (index, endpoint) in endpoints.iter().enumerate() {
             self.inputs.slices.insert(key(service, index), Arc::new(slice(service, index, *endpoint)));
         }
@@ -130,13 +132,13 @@ fn slice(
 }
 
 /// A running gateway with its compiler.
-pub struct Fixture {
-    pub gateway: Gateway,
-    pub compiler: Compiler,
-    pub cluster: Cluster,
+pub(crate) struct Fixture {
+    pub(crate) gateway: Gateway,
+    pub(crate) compiler: Compiler,
+    pub(crate) cluster: Cluster,
 }
 
-pub fn config(limits: Limits) -> Config {
+pub(crate) fn config(limits: Limits) -> Config {
     let mut config = Config::new(ClientSource::InCluster);
     config.http = "10.244.0.1:0".parse().unwrap();
     config.https = "10.244.0.1:0".parse().unwrap();
@@ -147,11 +149,11 @@ pub fn config(limits: Limits) -> Config {
 }
 
 impl Fixture {
-    pub fn start(cluster: Cluster) -> Self {
+    pub(crate) fn start(cluster: Cluster) -> Self {
         Self::with_limits(cluster, Limits::default())
     }
 
-    pub fn with_limits(cluster: Cluster, limits: Limits) -> Self {
+    pub(crate) fn with_limits(cluster: Cluster, limits: Limits) -> Self {
         let gateway = Gateway::start(&config(limits)).unwrap();
         let compiler = gateway.compiler();
         let mut fixture = Self { gateway, compiler, cluster };
@@ -159,22 +161,22 @@ impl Fixture {
         fixture
     }
 
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         self.gateway.publish(self.compiler.update(self.cluster.inputs.clone()));
     }
 
     /// Sends bytes on a new connection and reads until the gateway closes it.
-    pub async fn raw(&self, request: &str) -> String {
+    pub(crate) async fn raw(&self, request: &str) -> String {
         raw(self.gateway.http(), request).await
     }
 
     /// GET on a new connection.
-    pub async fn get(&self, host: &str, path: &str) -> Reply {
+    pub(crate) async fn get(&self, host: &str, path: &str) -> Reply {
         let mut client = Client::http1(self.gateway.http()).await;
         client.get(host, path).await
     }
 
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let mut registry = prometheus_client::registry::Registry::default();
         self.gateway.register_metrics(&mut registry);
         let mut text = String::new();
@@ -183,7 +185,7 @@ impl Fixture {
     }
 }
 
-pub async fn raw(address: SocketAddr, request: &str) -> String {
+pub(crate) async fn raw(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The gateway may answer and close before it has read everything.
     let _ = stream.write_all(request.as_bytes()).await;
@@ -194,61 +196,60 @@ pub async fn raw(address: SocketAddr, request: &str) -> String {
 
 /// What a client got.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    pub trailers: Option<HeaderMap>,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 impl Reply {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// The endpoint that answered.
-    pub fn from(&self) -> String {
+    pub(crate) fn from(&self) -> String {
         self.header("x-endpoint")
     }
 
-    pub fn header(&self, name: &str) -> String {
+    pub(crate) fn header(&self, name: &str) -> String {
         self.headers.get(name).map_or(String::new(), |value| value.to_str().unwrap().to_owned())
     }
 
     /// What the endpoint saw.
-    pub fn seen(&self) -> Value {
+    pub(crate) fn seen(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no echo but {self:?}"))
     }
 }
 
 /// One connection to the gateway.
-pub enum Client {
+pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
 }
 
 impl Client {
-    pub async fn http1(address: SocketAddr) -> Self {
+    pub(crate) async fn http1(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(async move { connection.await });
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
         Self::Http1(sender)
     }
 
-    pub async fn http2(address: SocketAddr) -> Self {
+    pub(crate) async fn http2(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
         let (sender, connection) = handshake.await.unwrap();
-        tokio::spawn(async move { connection.await });
+        tokio::spawn(connection);
         Self::Http2(sender)
     }
 
-    pub async fn get(&mut self, host: &str, path: &str) -> Reply {
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> Reply {
         self.try_get(host, path).await.unwrap()
     }
 
-    pub async fn try_get(&mut self, host: &str, path: &str) -> hyper::Result<Reply> {
+    pub(crate) async fn try_get(&mut self, host: &str, path: &str) -> hyper::Result<Reply> {
         let mut request = Request::builder();
         request = match self {
             Self::Http1(_) => request.uri(path).header("host", host),
@@ -257,7 +258,7 @@ impl Client {
         self.send(request.body(Full::default()).unwrap()).await
     }
 
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Reply> {
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Reply> {
         let response = match self {
             Self::Http1(sender) => {
                 sender.ready().await?;
@@ -275,26 +276,26 @@ impl Client {
     }
 }
 
-pub type EndpointBody = BoxBody<Bytes, Infallible>;
+pub(crate) type EndpointBody = BoxBody<Bytes, Infallible>;
 
-pub fn full(bytes: impl Into<Bytes>) -> EndpointBody {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> EndpointBody {
     Full::new(bytes.into()).boxed()
 }
 
 /// An HTTP endpoint (HTTP/1.1 and h2c) that tells what it saw and counts its connections.
-pub struct Endpoint {
-    pub address: SocketAddr,
-    pub connections: Arc<AtomicUsize>,
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Endpoint {
-    pub async fn echo(address: &str) -> Self {
+    pub(crate) async fn echo(address: &str) -> Self {
         let address_text = address.to_owned();
         Self::serve(address, move |request| echo(request, address_text.clone())).await
     }
 
-    pub async fn serve<H, F>(address: &str, handler: H) -> Self
+    pub(crate) async fn serve<H, F>(address: &str, handler: H) -> Self
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = Response<EndpointBody>> + Send + 'static,
@@ -322,7 +323,7 @@ impl Endpoint {
     }
 
     /// Like a killed process: the socket and all connections are gone.
-    pub async fn kill(self) {
+    pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
@@ -372,7 +373,10 @@ fn texts(headers: &HeaderMap) -> BTreeMap<String, String> {
 }
 
 /// An endpoint that speaks bytes: `talk` gets every accepted connection.
-pub async fn raw_endpoint<F>(address: &str, talk: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+pub(crate) async fn raw_endpoint<F>(
+    address: &str,
+    talk: impl Fn(TcpStream) -> F + Send + 'static,
+) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -387,7 +391,7 @@ where
 }
 
 /// Reads one request head.
-pub async fn read_head(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -399,7 +403,7 @@ pub async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// Waits until something holds.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + SOON;
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");

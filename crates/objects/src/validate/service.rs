@@ -106,7 +106,10 @@ fn ports(service: &Value, errors: &mut Errors) {
         port_number(port.int(&["port"]).unwrap_or(0), &path.field("port"), errors);
         one_of(port.text(&["protocol"]), PROTOCOLS, &path.field("protocol"), errors);
         if !is_headless(service) {
-            port_reference(port.at(&["targetPort"]), &path.field("targetPort"), errors);
+            // Absent only where there is no port to default to, which is zero.
+            let zero = Value::from(0);
+            let target = if port.has(&["targetPort"]) { port.at(&["targetPort"]) } else { &zero };
+            port_reference(target, &path.field("targetPort"), errors);
         }
         let protocol = port.text(&["appProtocol"]);
         if !protocol.is_empty() {

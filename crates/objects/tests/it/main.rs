@@ -2,4 +2,5 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed test panics")]
 
+mod laws;
 mod type_tables;
