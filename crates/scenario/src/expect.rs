@@ -1,6 +1,7 @@
 //! What has to come of a step, and whether it did. Pure: outcomes in, mismatches out.
 
 mod command;
+mod latency;
 mod loops;
 mod matcher;
 mod pods;
@@ -8,10 +9,11 @@ mod probe;
 
 pub(crate) use command::excerpt;
 pub use command::{CommandExpect, CommandResult};
+pub use latency::LatencyExpect;
 pub use loops::{Tolerance, Window, without_tolerated};
 pub use matcher::{Matcher, at_path};
 pub use pods::PodsExpect;
-pub use probe::{LatencyExpect, ProbeExpect, judge};
+pub use probe::{ProbeExpect, judge};
 
 /// One way in which what came is not what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]

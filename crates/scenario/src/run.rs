@@ -62,8 +62,6 @@ pub enum Format {
     Text,
     /// One JSON object at the end.
     Json,
-    /// JUnit XML at the end.
-    Junit,
 }
 
 /// What came of a run.
@@ -118,6 +116,16 @@ pub enum Error {
     /// Ctrl-C. Everything was cleaned.
     #[error("interrupted; everything was cleaned")]
     Interrupted,
+}
+
+impl Error {
+    /// Whether the user's files or arguments are at fault (exit code 2) rather than the surroundings (3).
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::NoFiles { .. } | Self::TooMany | Self::TooLong { .. } | Self::Mistakes { .. } => true,
+            Self::Read { .. } | Self::Cluster(_) | Self::Report(_) | Self::Interrupted => false,
+        }
+    }
 }
 
 /// Runs all scenarios. Mistakes in any file are told before the first one is run.
@@ -264,7 +272,6 @@ fn publish(options: &Options, report: &Report) -> Result<(), Error> {
     match options.format {
         Format::Text => print(&format!("{}\n", report.last_line()))?,
         Format::Json => print(&report.json())?,
-        Format::Junit => print(&report.junit())?,
     }
     for (path, text) in [(&options.json, report.json()), (&options.junit, report.junit())] {
         if let Some(path) = path {

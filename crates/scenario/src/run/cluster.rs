@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use fairway_kit::ClientSource;
 use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
-use super::objects::{ApiError, Kinds};
+use super::objects::{ApiError, Kind, Kinds};
 use super::{Options, ranges};
 use crate::document::Needs;
 use crate::expect::CommandResult;
@@ -64,7 +64,7 @@ pub(super) struct Cluster {
     pub(super) kubeconfig: PathBuf,
     pub(super) run_dir: PathBuf,
     pub(super) executable: PathBuf,
-    kinds: OnceCell<Kinds>,
+    kinds: Mutex<Option<Kinds>>,
     /// Forgotten at the end when it is the run's own.
     own: Option<PathBuf>,
 }
@@ -90,7 +90,7 @@ impl Cluster {
         Ok(Self {
             run_dir: options.run_root.join(&name),
             executable: options.executable.clone(),
-            kinds: OnceCell::new(),
+            kinds: Mutex::new(None),
             own: own.then(|| options.executable.clone()),
             name,
             client,
@@ -103,9 +103,16 @@ impl Cluster {
         self.own.is_some()
     }
 
-    /// What the API server serves; asked once.
-    pub(super) async fn kinds(&self) -> Result<&Kinds, ApiError> {
-        self.kinds.get_or_try_init(|| Kinds::discover(&self.client)).await
+    /// A kind that the API server serves. It is asked once, and again for a kind that was not there: a scenario may have defined it.
+    pub(super) async fn kind(
+        &self,
+        find: impl Fn(&Kinds) -> Result<Kind, ApiError>,
+    ) -> Result<Kind, ApiError> {
+        let mut kinds = self.kinds.lock().await;
+        if let Some(found) = kinds.as_ref().and_then(|kinds| find(kinds).ok()) {
+            return Ok(found);
+        }
+        find(kinds.insert(Kinds::discover(&self.client).await?))
     }
 
     /// Forgets it when it is the run's own and nobody wants to look at it.

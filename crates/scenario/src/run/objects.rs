@@ -87,13 +87,14 @@ impl Kinds {
     }
 
     /// By kind, plural or short name in any case. The core group comes first in the alphabet.
-    pub(super) fn find(&self, word: &str) -> Result<&Kind, ApiError> {
+    pub(super) fn find(&self, word: &str) -> Result<Kind, ApiError> {
         let word = word.to_ascii_lowercase();
         let full =
             SHORT_NAMES.iter().find(|(short, _)| *short == word).map_or(word.as_str(), |(_, full)| full);
         let named =
             |kind: &&Kind| kind.resource.kind.eq_ignore_ascii_case(full) || kind.resource.plural == full;
-        self.0.iter().find(named).ok_or_else(|| ApiError::NoKind { kind: word.clone() })
+        let found = self.0.iter().find(named).cloned();
+        found.ok_or_else(|| ApiError::NoKind { kind: word.clone() })
     }
 
     fn of_manifest(&self, manifest: &DynamicObject) -> Result<Kind, ApiError> {
@@ -148,8 +149,8 @@ impl Cluster {
         object: &ObjectRef,
         home: &str,
     ) -> Result<Api<DynamicObject>, ApiError> {
-        let kind = self.kinds().await?.find(&object.kind)?;
-        Ok(self.api(kind, object.namespace.as_deref().unwrap_or(home)))
+        let kind = self.kind(|kinds| kinds.find(&object.kind)).await?;
+        Ok(self.api(&kind, object.namespace.as_deref().unwrap_or(home)))
     }
 
     /// The object as JSON, or nothing.
@@ -166,7 +167,7 @@ impl Cluster {
         namespace: &str,
         labels: &str,
     ) -> Result<Vec<Value>, ApiError> {
-        let api = self.api(self.kinds().await?.find(kind)?, namespace);
+        let api = self.api(&self.kind(|kinds| kinds.find(kind)).await?, namespace);
         let params = ListParams::default().labels(labels);
         let list = retried(|| api.list(&params)).await?;
         Ok(list.items.into_iter().map(|object| json!(object)).collect())
@@ -178,7 +179,7 @@ impl Cluster {
             manifest.get("kind").and_then(Value::as_str).unwrap_or("an object without kind").to_owned();
         let mut object: DynamicObject = serde_json::from_value(manifest)
             .map_err(|error| ApiError::Manifest { what: what.clone(), detail: error.to_string() })?;
-        let kind = self.kinds().await?.of_manifest(&object)?;
+        let kind = self.kind(|kinds| kinds.of_manifest(&object)).await?;
         let name = object.metadata.name.clone().filter(|name| !name.is_empty());
         let name = name.ok_or(ApiError::Manifest { what, detail: "it has no metadata.name".into() })?;
         if kind.namespaced && object.metadata.namespace.is_none() {

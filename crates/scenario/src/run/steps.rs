@@ -85,6 +85,8 @@ pub(super) struct World<'a> {
     loads: BTreeMap<String, Load>,
     /// What was created outside of the namespace.
     elsewhere: Vec<ObjectRef>,
+    /// The replicas, as they were, of workloads outside of the namespace that were scaled.
+    replicas_before: BTreeMap<ObjectRef, u32>,
     done: usize,
 }
 
@@ -96,7 +98,15 @@ impl<'a> World<'a> {
         let manifest = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace, "labels": labels } });
         cluster.apply(manifest, &namespace).await?;
         let folder = scenario.path.parent().map(Path::to_path_buf).unwrap_or_default();
-        Ok(Self { cluster, namespace, folder, loads: BTreeMap::new(), elsewhere: Vec::new(), done: 0 })
+        Ok(Self {
+            cluster,
+            namespace,
+            folder,
+            loads: BTreeMap::new(),
+            elsewhere: Vec::new(),
+            replicas_before: BTreeMap::new(),
+            done: 0,
+        })
     }
 
     /// Does all steps up to the first that fails. How many were done, and what failed.
@@ -194,6 +204,7 @@ impl<'a> World<'a> {
             }
             Action::Scale(scales) => {
                 for (object, replicas) in &scales {
+                    self.remember(object).await?;
                     cluster.scale(object, *replicas, &home).await?;
                 }
                 Ok(())
@@ -230,6 +241,18 @@ impl<'a> World<'a> {
                 outcome.map_err(|mismatch| StepError::Mismatches(vec![mismatch]))
             }
         }
+    }
+
+    /// Others use what is outside of the namespace: its size is restored at the end.
+    async fn remember(&mut self, object: &ObjectRef) -> Result<(), StepError> {
+        if object.namespace.is_none() || self.replicas_before.contains_key(object) {
+            return Ok(());
+        }
+        let found = self.cluster.find(object, &self.namespace).await?;
+        let replicas = found.as_ref().and_then(|found| found.pointer("/spec/replicas")?.as_u64());
+        let replicas = replicas.and_then(|replicas| u32::try_from(replicas).ok()).unwrap_or(1);
+        self.replicas_before.insert(object.clone(), replicas);
+        Ok(())
     }
 
     fn judge(&self, expect: &CommandExpect, result: crate::expect::CommandResult) -> Result<(), StepError> {
@@ -300,6 +323,11 @@ impl<'a> World<'a> {
         if keep {
             eprintln!("the namespace {} is kept", self.namespace);
             return;
+        }
+        for (object, replicas) in std::mem::take(&mut self.replicas_before) {
+            if let Err(error) = self.cluster.scale(&object, replicas, &self.namespace).await {
+                eprintln!("{object} could not be scaled back to {replicas}: {error}");
+            }
         }
         let mut left = std::mem::take(&mut self.elsewhere);
         let namespace = ObjectRef { namespace: None, kind: "namespace".into(), name: self.namespace.clone() };

@@ -111,7 +111,7 @@ async fn watch_slices(
     missing: &Mutex<String>,
 ) -> Result<(), ApiError> {
     let namespace = service.namespace.as_deref().unwrap_or(home);
-    let api = cluster.api(cluster.kinds().await?.find("endpointslice")?, namespace);
+    let api = cluster.api(&cluster.kind(|kinds| kinds.find("endpointslice")).await?, namespace);
     let selector = format!("kubernetes.io/service-name={}", service.name);
     loop {
         let events = watcher::watcher(api.clone(), watcher::Config::default().labels(&selector));
