@@ -62,7 +62,9 @@ impl WriteError {
     fn of(verb: &'static str, what: String, error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) if status.code == 409 => Self::Conflict { verb, what },
-            kube::Error::Api(status) if status.code == 404 && verb != "create" => Self::Conflict { verb, what },
+            kube::Error::Api(status) if status.code == 404 && verb != "create" => {
+                Self::Conflict { verb, what }
+            }
             kube::Error::Api(status) => {
                 let ending = status.code == 403 && status.message.contains("being terminated");
                 Self::Refused { verb, what, message: status.message.clone(), ending }
@@ -213,8 +215,12 @@ impl Applier<'_> {
     ) -> Result<Written, WriteError> {
         let notice = match &outcome {
             Ok(written) => Some((Severity::Normal, success, format!("{message}{}", written.name))),
-            Err(WriteError::Refused { message, ending: false, .. }) => Some((Severity::Warning, failure, message.clone())),
-            Err(WriteError::Refused { .. } | WriteError::Conflict { .. } | WriteError::Unreachable { .. }) => None,
+            Err(WriteError::Refused { message, ending: false, .. }) => {
+                Some((Severity::Warning, failure, message.clone()))
+            }
+            Err(
+                WriteError::Refused { .. } | WriteError::Conflict { .. } | WriteError::Unreachable { .. },
+            ) => None,
         };
         if let Some((severity, reason, message)) = notice {
             self.recorder.tell(self.component, Notice { regarding: owner, severity, reason, message });
@@ -240,11 +246,13 @@ impl Applier<'_> {
                 ..ObjectReference::default()
             },
         };
-        let answer = api.create_subresource::<_, Status>("binding", &key.name, &PostParams::default(), &binding).await;
+        let answer =
+            api.create_subresource::<_, Status>("binding", &key.name, &PostParams::default(), &binding).await;
         answer.map_err(|error| WriteError::of("bind", format!("Pod {key}"), error))?;
         let before = revision_of(&pod);
         pod.spec.get_or_insert_default().node_name = Some(node);
-        let deltas = self.caches.pods.wrote(key.clone(), Some(pod), Confirmed::ByOtherThan(before), Instant::now());
+        let deltas =
+            self.caches.pods.wrote(key.clone(), Some(pod), Confirmed::ByOtherThan(before), Instant::now());
         Ok(written(&key, deltas))
     }
 
@@ -273,11 +281,19 @@ where
 }
 
 /// What `kube` asks of a type that is read and written.
-pub(crate) trait Stored: kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned {}
+pub(crate) trait Stored:
+    kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned
+{
+}
 
 impl<K: kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned> Stored for K {}
 
-async fn create<K: Stored>(api: &Api<K>, cache: &Cache<K>, object: K, kind: Kind) -> Result<Written, WriteError>
+async fn create<K: Stored>(
+    api: &Api<K>,
+    cache: &Cache<K>,
+    object: K,
+    kind: Kind,
+) -> Result<Written, WriteError>
 where
     Change: From<Delta<K>>,
 {
@@ -289,7 +305,10 @@ where
     let created = api.create(&PostParams::default(), &object).await;
     let created = created.map_err(|error| WriteError::of("create", what(), error))?;
     let (key, revision) = (key_of(&created), revision_of(&created));
-    Ok(written(&key, cache.wrote(key.clone(), Some(created), Confirmed::AtRevision(revision), Instant::now())))
+    Ok(written(
+        &key,
+        cache.wrote(key.clone(), Some(created), Confirmed::AtRevision(revision), Instant::now()),
+    ))
 }
 
 async fn replace<K: Stored>(
@@ -309,9 +328,13 @@ where
         api.replace(name, &PostParams::default(), &object).await
     };
     let verb = if status { "report the status of" } else { "replace" };
-    let replaced = answer.map_err(|error| WriteError::of(verb, format!("{kind:?} {}", key_of(&object)), error))?;
+    let replaced =
+        answer.map_err(|error| WriteError::of(verb, format!("{kind:?} {}", key_of(&object)), error))?;
     let (key, revision) = (key_of(&replaced), revision_of(&replaced));
-    Ok(written(&key, cache.wrote(key.clone(), Some(replaced), Confirmed::AtRevision(revision), Instant::now())))
+    Ok(written(
+        &key,
+        cache.wrote(key.clone(), Some(replaced), Confirmed::AtRevision(revision), Instant::now()),
+    ))
 }
 
 async fn delete<K: Stored>(api: &Api<K>, cache: &Cache<K>, deletion: Deletion) -> Result<Written, WriteError>

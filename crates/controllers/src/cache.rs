@@ -69,7 +69,13 @@ impl<K: Resource + Clone + PartialEq> Cache<K> {
     }
 
     /// Notes an own write: what the object is now (`None`: gone), and how its confirmation will be recognised.
-    pub fn wrote(&self, key: ObjectKey, object: Option<K>, confirmed: Confirmed, now: Instant) -> Vec<Delta<K>> {
+    pub fn wrote(
+        &self,
+        key: ObjectKey,
+        object: Option<K>,
+        confirmed: Confirmed,
+        now: Instant,
+    ) -> Vec<Delta<K>> {
         let mut state = self.lock();
         let object = object.map(Arc::new);
         state.unconfirmed.insert(key, Unconfirmed { object, confirmed, since: now });
@@ -98,7 +104,9 @@ impl<K: Resource + Clone + PartialEq> State<K> {
         self.unconfirmed.retain(|key, write| {
             let seen = observed.get(key).map(|object| revision_of(&**object));
             let confirmed = match write.confirmed {
-                Confirmed::AtRevision(written) => revision >= written || seen.is_some_and(|seen| seen >= written),
+                Confirmed::AtRevision(written) => {
+                    revision >= written || seen.is_some_and(|seen| seen >= written)
+                }
                 Confirmed::ByOtherThan(before) => seen != Some(before),
             };
             !confirmed && now.saturating_duration_since(write.since) < UNCONFIRMED_MAX
@@ -121,7 +129,11 @@ fn delta<K: Resource>(item: DiffItem<'_, '_, ObjectKey, Arc<K>>) -> Option<Delta
         DiffItem::Add(_, new) => Some(Delta { old: None, new: Some(new.clone()) }),
         DiffItem::Remove(_, old) => Some(Delta { old: Some(old.clone()), new: None }),
         // The watch confirms what we wrote ourselves: readers saw it already.
-        DiffItem::Update { old, new } if identity(old.1) == identity(new.1) && old.1.meta() == new.1.meta() => None,
+        DiffItem::Update { old, new }
+            if identity(old.1) == identity(new.1) && old.1.meta() == new.1.meta() =>
+        {
+            None
+        }
         DiffItem::Update { old, new } => Some(Delta { old: Some(old.1.clone()), new: Some(new.1.clone()) }),
     }
 }
@@ -144,7 +156,10 @@ mod tests {
     }
 
     fn snapshot(revision: u64, objects: &[ConfigMap]) -> Snapshot<ConfigMap> {
-        let objects = objects.iter().map(|object| (fairway_kit::watch::key_of(object), Arc::new(object.clone()))).collect();
+        let objects = objects
+            .iter()
+            .map(|object| (fairway_kit::watch::key_of(object), Arc::new(object.clone())))
+            .collect();
         Snapshot { objects, synced: true, revision }
     }
 
@@ -159,7 +174,9 @@ mod tests {
         assert_eq!(cache.wrote(key("a"), Some(map("a", 6)), Confirmed::AtRevision(6), now).len(), 1);
         assert_eq!(names(&cache), ["a@6"]);
         // The watch is still behind.
-        assert!(cache.observe(&snapshot(5, &[map("other", 5)]), now).iter().all(|change| change.old.is_none()));
+        assert!(
+            cache.observe(&snapshot(5, &[map("other", 5)]), now).iter().all(|change| change.old.is_none())
+        );
         assert_eq!(names(&cache), ["a@6", "other@5"]);
         assert_eq!(cache.observe(&snapshot(6, &[map("other", 5), map("a", 6)]), now), []);
         assert_eq!(cache.expires_at(), None);

@@ -80,9 +80,24 @@ mod tests {
         let owned_by = |uid: &str| json!([{"apiVersion": "v1", "kind": "X", "name": "x", "uid": uid, "controller": true}]);
         let (ours, other) = (json!({"app": "web"}), json!({"app": "db"}));
         let cases = [
-            Case { name: "ours", given: json!({"labels": ours, "ownerReferences": owned_by("u")}), owned: true, write: false },
-            Case { name: "another's", given: json!({"labels": ours, "ownerReferences": owned_by("v")}), owned: false, write: false },
-            Case { name: "released", given: json!({"labels": other, "ownerReferences": owned_by("u")}), owned: false, write: true },
+            Case {
+                name: "ours",
+                given: json!({"labels": ours, "ownerReferences": owned_by("u")}),
+                owned: true,
+                write: false,
+            },
+            Case {
+                name: "another's",
+                given: json!({"labels": ours, "ownerReferences": owned_by("v")}),
+                owned: false,
+                write: false,
+            },
+            Case {
+                name: "released",
+                given: json!({"labels": other, "ownerReferences": owned_by("u")}),
+                owned: false,
+                write: true,
+            },
             Case { name: "adopted", given: json!({"labels": ours}), owned: true, write: true },
             Case { name: "stranger", given: json!({"labels": other}), owned: false, write: false },
             Case {
@@ -93,11 +108,17 @@ mod tests {
             },
         ];
         let selector: LabelSelector = serde_json::from_value(json!({"matchLabels": {"app": "web"}})).unwrap();
-        let reference = OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
+        let reference =
+            OwnerReference { uid: "u".into(), controller: Some(true), ..OwnerReference::default() };
         for case in cases {
             let pod: Pod = serde_json::from_value(json!({"metadata": case.given})).unwrap();
             let claim = claim([Arc::new(pod)].iter(), &ObjectMeta::default(), &reference, &selector);
-            assert_eq!((claim.owned.len() == 1, claim.writes.len() == 1), (case.owned, case.write), "{}", case.name);
+            assert_eq!(
+                (claim.owned.len() == 1, claim.writes.len() == 1),
+                (case.owned, case.write),
+                "{}",
+                case.name
+            );
         }
     }
 }

@@ -100,7 +100,8 @@ impl<'a> Rollout<'a> {
     /// `spec.replicas` was changed since the ReplicaSets were sized.
     fn is_scaling(&self) -> bool {
         self.all().filter(|set| replicas(set) > 0).any(|set| {
-            let desired = annotation(&set.metadata, revision::DESIRED_REPLICAS).and_then(|text| text.parse::<i32>().ok());
+            let desired = annotation(&set.metadata, revision::DESIRED_REPLICAS)
+                .and_then(|text| text.parse::<i32>().ok());
             desired.is_some_and(|desired| desired != self.bounds.replicas)
         })
     }
@@ -185,7 +186,8 @@ impl<'a> Rollout<'a> {
             .iter()
             .map(|set| rolling::Share {
                 replicas: replicas(set),
-                sized_for: annotation(&set.metadata, revision::MAX_REPLICAS).and_then(|text| text.parse().ok()),
+                sized_for: annotation(&set.metadata, revision::MAX_REPLICAS)
+                    .and_then(|text| text.parse().ok()),
             })
             .collect();
         for (set, replicas) in active.iter().zip(self.bounds.proportional(&sizes)) {
@@ -199,7 +201,8 @@ impl<'a> Rollout<'a> {
 
     fn is_saturated(&self, set: &ReplicaSet) -> bool {
         let wanted = self.bounds.replicas;
-        let desired = annotation(&set.metadata, revision::DESIRED_REPLICAS).and_then(|text| text.parse().ok());
+        let desired =
+            annotation(&set.metadata, revision::DESIRED_REPLICAS).and_then(|text| text.parse().ok());
         let available = set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
         replicas(set) == wanted && desired == Some(wanted) && available == wanted
     }

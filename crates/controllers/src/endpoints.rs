@@ -73,7 +73,8 @@ fn is_headless(service: &Service) -> bool {
 }
 
 fn belongs(slice: &EndpointSlice, service: &str, controller: &str) -> bool {
-    label(&slice.metadata, SERVICE_NAME_LABEL) == Some(service) && label(&slice.metadata, MANAGED_BY_LABEL) == Some(controller)
+    label(&slice.metadata, SERVICE_NAME_LABEL) == Some(service)
+        && label(&slice.metadata, MANAGED_BY_LABEL) == Some(controller)
 }
 
 /// The Service's own labels and those that mark a slice.

@@ -59,7 +59,8 @@ async fn send_all(client: Client, mut notices: mpsc::Receiver<(&'static str, Not
         let outcome = match delivery {
             Delivery::Drop => Ok(()),
             Delivery::Create(event) => {
-                let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
+                let api: Api<Event> =
+                    Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or_default());
                 api.create(&PostParams::default(), &event).await.map(drop)
             }
             Delivery::Count { name, namespace, count, last } => {
@@ -82,7 +83,12 @@ enum Delivery {
     /// A new event.
     Create(Box<Event>),
     /// The same again.
-    Count { name: String, namespace: String, count: i32, last: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time },
+    Count {
+        name: String,
+        namespace: String,
+        count: i32,
+        last: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
+    },
     /// Too many about this object.
     Drop,
 }
@@ -124,9 +130,15 @@ impl Correlator {
         let identity = (component, subject(&notice.regarding), notice.reason, notice.message.clone());
         if let Some(told) = self.told.get_mut(&identity) {
             told.count = told.count.saturating_add(1);
-            return Delivery::Count { name: told.name.clone(), namespace, count: told.count, last: seconds(now) };
+            return Delivery::Count {
+                name: told.name.clone(),
+                namespace,
+                count: told.count,
+                last: seconds(now),
+            };
         }
-        let name = format!("{}.{:x}", notice.regarding.name.as_deref().unwrap_or("unknown"), now.as_nanosecond());
+        let name =
+            format!("{}.{:x}", notice.regarding.name.as_deref().unwrap_or("unknown"), now.as_nanosecond());
         while self.oldest.len() >= REMEMBERED_MAX {
             let Some(oldest) = self.oldest.pop_front() else { break };
             self.told.remove(&oldest);
@@ -147,11 +159,13 @@ impl Correlator {
         if self.allowances.len() >= REMEMBERED_MAX && !self.allowances.contains_key(subject) {
             self.allowances.clear();
         }
-        let allowance = self.allowances.entry(subject.clone()).or_insert(Allowance { left: BURST_MAX, since: now });
+        let allowance =
+            self.allowances.entry(subject.clone()).or_insert(Allowance { left: BURST_MAX, since: now });
         let waited = u64::try_from(now.duration_since(allowance.since).as_secs()).unwrap_or(0);
         let refilled = u32::try_from(waited / REFILL.as_secs()).unwrap_or(u32::MAX);
         if refilled > 0 {
-            *allowance = Allowance { left: allowance.left.saturating_add(refilled).min(BURST_MAX), since: now };
+            *allowance =
+                Allowance { left: allowance.left.saturating_add(refilled).min(BURST_MAX), since: now };
         }
         let may = allowance.left > 0;
         allowance.left = allowance.left.saturating_sub(1);
@@ -182,15 +196,23 @@ mod tests {
     use crate::plan::Severity;
 
     fn notice(name: &str, message: &str) -> Notice {
-        let regarding = ObjectReference { name: Some(name.into()), namespace: Some("ns".into()), ..ObjectReference::default() };
+        let regarding = ObjectReference {
+            name: Some(name.into()),
+            namespace: Some("ns".into()),
+            ..ObjectReference::default()
+        };
         Notice { regarding, severity: Severity::Normal, reason: "Happened", message: message.into() }
     }
 
     #[test]
     fn the_same_again_is_counted_and_another_message_is_another_event() {
         let (mut correlator, now) = (Correlator::default(), Timestamp::UNIX_EPOCH);
-        let Delivery::Create(first) = correlator.decide("c", &notice("a", "m"), now) else { panic!("no event") };
-        let Delivery::Count { name, count, .. } = correlator.decide("c", &notice("a", "m"), now) else { panic!("not counted") };
+        let Delivery::Create(first) = correlator.decide("c", &notice("a", "m"), now) else {
+            panic!("no event")
+        };
+        let Delivery::Count { name, count, .. } = correlator.decide("c", &notice("a", "m"), now) else {
+            panic!("not counted")
+        };
         assert_eq!((Some(name), count), (first.metadata.name, 2));
         assert!(matches!(correlator.decide("c", &notice("a", "other"), now), Delivery::Create(_)));
         correlator.forget("c", &notice("a", "m"));
@@ -200,7 +222,9 @@ mod tests {
     #[test]
     fn an_object_that_tells_too_much_is_cut_off_and_others_are_not() {
         let (mut correlator, now) = (Correlator::default(), Timestamp::UNIX_EPOCH);
-        let told = (0..100).filter(|at| correlator.decide("c", &notice("a", &at.to_string()), now) != Delivery::Drop).count();
+        let told = (0..100)
+            .filter(|at| correlator.decide("c", &notice("a", &at.to_string()), now) != Delivery::Drop)
+            .count();
         assert_eq!(told, 25);
         assert_ne!(correlator.decide("c", &notice("b", "m"), now), Delivery::Drop);
         assert_ne!(correlator.decide("c", &notice("a", "later"), after_seconds(now, 301)), Delivery::Drop);

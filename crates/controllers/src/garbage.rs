@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, pin_mut};
 use kube::Client;
-use kube::api::{Api, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
@@ -42,7 +44,7 @@ pub(crate) struct Collector {
     work: Notify,
     resources: watch::Sender<Arc<[Resource]>>,
     /// Told of the namespaces in which something disappeared.
-    removed: tokio::sync::mpsc::UnboundedSender<Arc<str>>,
+    removed: tokio::sync::mpsc::Sender<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +63,7 @@ enum Failure {
 }
 
 impl Collector {
-    pub(crate) fn new(client: Client, removed: tokio::sync::mpsc::UnboundedSender<Arc<str>>) -> Arc<Self> {
+    pub(crate) fn new(client: Client, removed: tokio::sync::mpsc::Sender<Arc<str>>) -> Arc<Self> {
         let (resources, _) = watch::channel(Arc::from([]));
         Arc::new(Self { client, state: Mutex::default(), work: Notify::new(), resources, removed })
     }
@@ -91,9 +93,11 @@ impl Collector {
         let gone = old.and_then(|old| old.meta().uid.clone());
         let gone = gone.filter(|uid| new_item.as_ref().is_none_or(|new| &*new.uid != uid.as_str()));
         let mut examine = gone.map(|uid| state.graph.forget(&uid)).unwrap_or_default();
-        if new.is_none() && let Some(namespace) = old.and_then(|old| old.meta().namespace.as_deref()) {
-            // The receiver ends with the process.
-            let _ = self.removed.send(namespace.into());
+        if new.is_none()
+            && let Some(namespace) = old.and_then(|old| old.meta().namespace.as_deref())
+        {
+            // When there is no room, the namespace is looked at again anyway.
+            let _ = self.removed.try_send(namespace.into());
         }
         examine.extend(new_item.map(|item| state.graph.observe(item)).unwrap_or_default());
         state.enqueue(examine);
@@ -107,7 +111,12 @@ impl Collector {
 
     /// Examines until shutdown. Call it when the watches of the controllers are complete.
     pub(crate) async fn run(self: Arc<Self>, shutdown: Shutdown) {
-        shutdown.unless_requested(futures::future::join(self.clone().follow_resources(), self.clone().examine_all())).await;
+        shutdown
+            .unless_requested(futures::future::join(
+                self.clone().follow_resources(),
+                self.clone().examine_all(),
+            ))
+            .await;
     }
 
     async fn examine_all(self: Arc<Self>) {
@@ -125,7 +134,8 @@ impl Collector {
                 }
                 if active.len() < CONCURRENT_MAX { state.queue.next_due() } else { None }
             };
-            let wait = due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));
+            let wait =
+                due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = self.work.notified() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -165,7 +175,10 @@ impl Collector {
                         Policy::Foreground => PropagationPolicy::Foreground,
                         Policy::Orphan => PropagationPolicy::Orphan,
                     }),
-                    preconditions: Some(Preconditions { uid: Some(item.uid.to_string()), resource_version: None }),
+                    preconditions: Some(Preconditions {
+                        uid: Some(item.uid.to_string()),
+                        resource_version: None,
+                    }),
                     ..DeleteParams::default()
                 };
                 api.delete(&item.key.name, &params).await?;
@@ -237,10 +250,17 @@ impl Collector {
         }
     }
 
-    fn adjust(self: &Arc<Self>, watches: &mut BTreeMap<Arc<str>, Watch>, resources: Arc<[Resource]>, again: &Arc<Notify>) {
+    fn adjust(
+        self: &Arc<Self>,
+        watches: &mut BTreeMap<Arc<str>, Watch>,
+        resources: Arc<[Resource]>,
+        again: &Arc<Notify>,
+    ) {
         let told = told_resources();
         watches.retain(|name, _| resources.iter().any(|resource| resource.name == *name));
-        for resource in resources.iter().filter(|resource| resource.watchable && !told.contains(&resource.name)) {
+        for resource in
+            resources.iter().filter(|resource| resource.watchable && !told.contains(&resource.name))
+        {
             watches.entry(resource.name.clone()).or_insert_with(|| {
                 let (collector, resource, again) = (self.clone(), resource.clone(), again.clone());
                 Watch(tokio::spawn(async move { collector.follow(&resource, &again).await }).abort_handle())
@@ -321,7 +341,8 @@ fn told_resources() -> BTreeSet<Arc<str>> {
 
 /// References name a version of their time; the object is the same in every version.
 fn same_group(left: &str, right: &str) -> bool {
-    let group = |api_version: &str| api_version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
+    let group =
+        |api_version: &str| api_version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
     group(left) == group(right)
 }
 
@@ -332,7 +353,8 @@ async fn detach(api: &Api<DynamicObject>, item: &Item, owners: &BTreeSet<Uid>) -
         return Ok(());
     }
     let references = present.metadata.owner_references.unwrap_or_default();
-    let left: Vec<_> = references.iter().filter(|reference| !owners.contains(reference.uid.as_str())).collect();
+    let left: Vec<_> =
+        references.iter().filter(|reference| !owners.contains(reference.uid.as_str())).collect();
     if left.len() == references.len() {
         return Ok(());
     }
@@ -345,7 +367,9 @@ async fn detach(api: &Api<DynamicObject>, item: &Item, owners: &BTreeSet<Uid>) -
 async fn finish(api: &Api<DynamicObject>, item: &Item, finalizer: &str) -> Result<(), Failure> {
     let Some(present) = api.get_metadata_opt(&item.key.name).await? else { return Ok(()) };
     let finalizers = present.metadata.finalizers.unwrap_or_default();
-    if present.metadata.uid.as_deref() != Some(&*item.uid) || !finalizers.iter().any(|present| present == finalizer) {
+    if present.metadata.uid.as_deref() != Some(&*item.uid)
+        || !finalizers.iter().any(|present| present == finalizer)
+    {
         return Ok(());
     }
     let left: Vec<_> = finalizers.iter().filter(|present| *present != finalizer).collect();

@@ -2,7 +2,9 @@
 
 use fairway_kit::watch::ObjectKey;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::networking::v1::{Ingress, IngressLoadBalancerIngress, IngressLoadBalancerStatus, IngressStatus};
+use k8s_openapi::api::networking::v1::{
+    Ingress, IngressLoadBalancerIngress, IngressLoadBalancerStatus, IngressStatus,
+};
 
 use crate::metadata::annotation;
 use crate::plan::{Plan, Write};
@@ -15,7 +17,9 @@ const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// Writes the addresses of the gateway's Service `gateway` into one Ingress of ours.
 pub fn reconcile(world: &World, key: &ObjectKey, gateway: &ObjectKey) -> Plan {
-    let Some(ingress) = world.ingresses.get(key).filter(|ingress| is_ours(ingress, world)) else { return Plan::nothing() };
+    let Some(ingress) = world.ingresses.get(key).filter(|ingress| is_ours(ingress, world)) else {
+        return Plan::nothing();
+    };
     let wanted = world.services.get(gateway).map(|service| addresses(service)).unwrap_or_default();
     let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let present = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or(&[]);
@@ -39,7 +43,11 @@ fn addresses(service: &Service) -> Vec<IngressLoadBalancerIngress> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let entries = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
     entries
-        .map(|entry| IngressLoadBalancerIngress { ip: entry.ip.clone(), hostname: entry.hostname.clone(), ports: None })
+        .map(|entry| IngressLoadBalancerIngress {
+            ip: entry.ip.clone(),
+            hostname: entry.hostname.clone(),
+            ports: None,
+        })
         .collect()
 }
 
@@ -61,7 +69,11 @@ mod tests {
         }
         let status = |ip: &str| json!({"loadBalancer": {"ingress": [{"ip": ip}]}});
         for case in [
-            Case { name: "ours", ingress: json!({"spec": {"ingressClassName": "fairway"}}), want: Some(vec!["10.0.0.1"]) },
+            Case {
+                name: "ours",
+                ingress: json!({"spec": {"ingressClassName": "fairway"}}),
+                want: Some(vec!["10.0.0.1"]),
+            },
             Case {
                 name: "ours by annotation",
                 ingress: json!({"metadata": {"annotations": {CLASS_ANNOTATION: "fairway"}}}),
@@ -86,7 +98,9 @@ mod tests {
                 let object = json!({"metadata": {"name": name}, "spec": {"controller": controller}});
                 (ObjectKey::new("", name), Arc::new(serde_json::from_value(object).unwrap()))
             };
-            world.ingress_classes.extend([class("fairway", INGRESS_CONTROLLER), class("nginx", "k8s.io/ingress-nginx")]);
+            world
+                .ingress_classes
+                .extend([class("fairway", INGRESS_CONTROLLER), class("nginx", "k8s.io/ingress-nginx")]);
             let service = json!({"metadata": {}, "status": status("10.0.0.1")});
             world.services.insert(gateway.clone(), Arc::new(serde_json::from_value(service).unwrap()));
             world.ingresses.insert(key.clone(), Arc::new(serde_json::from_value(case.ingress).unwrap()));

@@ -17,7 +17,8 @@ use crate::world::World;
 /// Gives every LoadBalancer Service without a class its address, and takes back what no longer belongs to one.
 pub fn reconcile(world: &World, pool: Option<Ipv4Net>) -> Plan {
     let Some(pool) = pool else { return Plan::nothing() };
-    let mut claimants: Vec<&Arc<Service>> = world.services.values().filter(|service| wants_address(service)).collect();
+    let mut claimants: Vec<&Arc<Service>> =
+        world.services.values().filter(|service| wants_address(service)).collect();
     // The older Service keeps what two of them claim.
     claimants.sort_by_key(|service| (age(&service.metadata), namespace_of(&service.metadata)));
     let mut taken: BTreeMap<Ipv4Addr, &Service> = BTreeMap::new();
@@ -42,7 +43,8 @@ pub fn reconcile(world: &World, pool: Option<Ipv4Net>) -> Plan {
             }
         }
     }
-    let address_of: BTreeMap<_, _> = taken.iter().map(|(address, service)| (service.metadata.uid.as_deref(), *address)).collect();
+    let address_of: BTreeMap<_, _> =
+        taken.iter().map(|(address, service)| (service.metadata.uid.as_deref(), *address)).collect();
     for service in world.services.values() {
         let address = address_of.get(&service.metadata.uid.as_deref()).copied();
         if wants_address(service) || holds_stale(service, pool) {
@@ -94,15 +96,25 @@ fn requested(service: &Service) -> Option<&str> {
 /// Why a Service gets no address.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 enum Refusal {
-    #[error("no address is left in the pool {pool}: the Service stays without one until another is deleted; enlarge --load-balancer-pool")]
+    #[error(
+        "no address is left in the pool {pool}: the Service stays without one until another is deleted; enlarge --load-balancer-pool"
+    )]
     Exhausted { pool: Ipv4Net },
-    #[error("spec.loadBalancerIP {requested} is not an IPv4 address of the pool {pool}: the Service gets no address")]
+    #[error(
+        "spec.loadBalancerIP {requested} is not an IPv4 address of the pool {pool}: the Service gets no address"
+    )]
     Outside { requested: String, pool: Ipv4Net },
-    #[error("spec.loadBalancerIP {requested} is in use by Service {holder}: the Service gets no address until that one is deleted")]
+    #[error(
+        "spec.loadBalancerIP {requested} is in use by Service {holder}: the Service gets no address until that one is deleted"
+    )]
     InUse { requested: Ipv4Addr, holder: String },
 }
 
-fn choose(service: &Service, pool: Ipv4Net, taken: &BTreeMap<Ipv4Addr, &Service>) -> Result<Ipv4Addr, Refusal> {
+fn choose(
+    service: &Service,
+    pool: Ipv4Net,
+    taken: &BTreeMap<Ipv4Addr, &Service>,
+) -> Result<Ipv4Addr, Refusal> {
     let Some(requested) = requested(service) else {
         let free = usable(pool).find(|address| !taken.contains_key(address));
         return free.ok_or(Refusal::Exhausted { pool });
@@ -114,7 +126,10 @@ fn choose(service: &Service, pool: Ipv4Net, taken: &BTreeMap<Ipv4Addr, &Service>
     }
     match taken.get(&address) {
         None => Ok(address),
-        Some(holder) => Err(Refusal::InUse { requested: address, holder: fairway_kit::watch::key_of(*holder).to_string() }),
+        Some(holder) => Err(Refusal::InUse {
+            requested: address,
+            holder: fairway_kit::watch::key_of(*holder).to_string(),
+        }),
     }
 }
 
@@ -153,8 +168,11 @@ mod tests {
     use super::*;
     use crate::world::Object;
 
-    /// Services by name: type, requested address, address held, class.
-    fn world(services: &[(&str, &str, Option<&str>, Option<&str>, Option<&str>)]) -> World {
+    /// A Service: name, type, requested address, address held, class.
+    type Given<'a> = (&'a str, &'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
+    /// The oldest first.
+    fn world(services: &[Given<'_>]) -> World {
         let mut world = World::default();
         for (at, (name, type_, requested, held, class)) in services.iter().enumerate() {
             let ingress: Vec<Value> = held.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
@@ -181,11 +199,11 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn allocation() {
-        type Given<'a> = &'a [(&'a str, &'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>)];
         struct Case<'a> {
             name: &'a str,
-            given: Given<'a>,
+            given: &'a [Given<'a>],
             want: &'a [&'a str],
             reasons: &'a [&'a str],
         }
@@ -203,7 +221,12 @@ mod tests {
                 want: &["a 10.0.0.1"],
                 reasons: &["IPAllocated"],
             },
-            Case { name: "nothing to do", given: &[("a", lb, None, Some("10.0.0.2"), None)], want: &[], reasons: &[] },
+            Case {
+                name: "nothing to do",
+                given: &[("a", lb, None, Some("10.0.0.2"), None)],
+                want: &[],
+                reasons: &[],
+            },
             Case {
                 name: "requested",
                 given: &[("a", lb, Some("10.0.0.2"), None, None)],
@@ -242,7 +265,10 @@ mod tests {
             },
             Case {
                 name: "another controller's class is left alone",
-                given: &[("a", lb, None, Some("10.0.0.1"), Some("other")), ("b", lb, None, None, Some("other"))],
+                given: &[
+                    ("a", lb, None, Some("10.0.0.1"), Some("other")),
+                    ("b", lb, None, None, Some("other")),
+                ],
                 want: &[],
                 reasons: &[],
             },

@@ -115,7 +115,8 @@ pub fn after_seconds(moment: Timestamp, wait_seconds: i64) -> Timestamp {
 /// one API server version and left out by another hash alike. `salt` distinguishes values that collided before.
 pub fn content_hash(value: &impl Serialize, salt: i32) -> String {
     let canonical = canonical(serde_json::to_value(value).unwrap_or_default());
-    let digest = Sha256::new().chain_update(salt.to_be_bytes()).chain_update(canonical.to_string()).finalize();
+    let digest =
+        Sha256::new().chain_update(salt.to_be_bytes()).chain_update(canonical.to_string()).finalize();
     digest
         .iter()
         .take(HASH_LENGTH)

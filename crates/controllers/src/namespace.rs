@@ -62,7 +62,10 @@ pub(crate) async fn reconcile(
         Next::Finalize => Ok(vec![Write::Finalize(Box::new(without_finalizer(namespace)))]),
         Next::Delete(names) => {
             for content in contents.iter().filter(|content| names.contains(&content.resource)) {
-                let Some(resource) = namespaced.iter().find(|resource| resource.name == content.resource) else { continue };
+                let Some(resource) = namespaced.iter().find(|resource| resource.name == content.resource)
+                else {
+                    continue;
+                };
                 delete(client, resource, name, content).await?;
             }
             Ok(report(namespace, &contents, now).into_iter().collect())
@@ -119,9 +122,15 @@ async fn contents(client: &Client, resource: &Resource, namespace: &str) -> kube
     Ok(content)
 }
 
-async fn delete(client: &Client, resource: &Resource, namespace: &str, content: &Content) -> kube::Result<()> {
+async fn delete(
+    client: &Client,
+    resource: &Resource,
+    namespace: &str,
+    content: &Content,
+) -> kube::Result<()> {
     let api = resource.api(client, namespace);
-    let background = DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+    let background =
+        DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
     if resource.collectable {
         api.delete_collection(&background, &ListParams::default()).await?;
         return Ok(());
@@ -139,18 +148,31 @@ async fn delete(client: &Client, resource: &Resource, namespace: &str, content: 
 
 /// Says what is waited for.
 fn report(namespace: &Namespace, contents: &[Content], now: Timestamp) -> Option<Write> {
-    let resources: Vec<String> =
-        contents.iter().map(|content| format!("{} has {} resource instances", content.resource, content.count)).collect();
+    let resources: Vec<String> = contents
+        .iter()
+        .map(|content| format!("{} has {} resource instances", content.resource, content.count))
+        .collect();
     let mut finalizers: Vec<String> = Vec::new();
     for (finalizer, count) in contents.iter().flat_map(|content| &content.finalizers) {
         finalizers.push(format!("{finalizer} in {count} resource instances"));
     }
     let content = format!("Some resources are remaining: {}", resources.join(", "));
-    let waiting = format!("Some content in the namespace has finalizers remaining: {}", finalizers.join(", "));
+    let waiting =
+        format!("Some content in the namespace has finalizers remaining: {}", finalizers.join(", "));
     let yes_no = |yes: bool| if yes { "True" } else { "False" };
     let wanted = [
-        ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered"),
-        ("NamespaceDeletionGroupVersionParsingFailure", "False", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            "False",
+            "ResourcesDiscovered",
+            "All resources successfully discovered",
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "False",
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed",
+        ),
         (
             "NamespaceDeletionContentFailure",
             "False",
@@ -167,7 +189,11 @@ fn report(namespace: &Namespace, contents: &[Content], now: Timestamp) -> Option
             "NamespaceFinalizersRemaining",
             yes_no(!finalizers.is_empty()),
             if finalizers.is_empty() { "ContentHasNoFinalizers" } else { "SomeFinalizersRemain" },
-            if finalizers.is_empty() { "All content-preserving finalizers finished" } else { waiting.as_str() },
+            if finalizers.is_empty() {
+                "All content-preserving finalizers finished"
+            } else {
+                waiting.as_str()
+            },
         ),
     ];
     let old = namespace.status.clone().unwrap_or_default();
@@ -175,7 +201,8 @@ fn report(namespace: &Namespace, contents: &[Content], now: Timestamp) -> Option
     let conditions: Vec<NamespaceCondition> = wanted
         .into_iter()
         .map(|(type_, status, reason, message)| {
-            let before = known.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+            let before =
+                known.iter().find(|condition| condition.type_ == type_ && condition.status == status);
             NamespaceCondition {
                 type_: type_.to_owned(),
                 status: status.to_owned(),
@@ -213,8 +240,16 @@ mod tests {
         let delete = |names: &[&str]| Next::Delete(names.iter().map(|name| Arc::from(*name)).collect());
         for case in [
             Case { name: "empty", given: vec![], want: Next::Finalize },
-            Case { name: "pods first", given: vec![content("configmaps", 3), content("pods", 1)], want: delete(&["pods"]) },
-            Case { name: "pods are waited for", given: vec![content("configmaps", 3), content("pods", 0)], want: delete(&[]) },
+            Case {
+                name: "pods first",
+                given: vec![content("configmaps", 3), content("pods", 1)],
+                want: delete(&["pods"]),
+            },
+            Case {
+                name: "pods are waited for",
+                given: vec![content("configmaps", 3), content("pods", 0)],
+                want: delete(&[]),
+            },
             Case {
                 name: "then all the rest",
                 given: vec![content("configmaps", 3), content("secrets", 0), content("services", 1)],
@@ -229,7 +264,8 @@ mod tests {
     fn what_is_said_once_is_not_said_again() {
         let contents = [content("pods", 0)];
         let namespace = Namespace::default();
-        let Some(Write::ReplaceStatus(crate::world::Object::Namespace(said))) = report(&namespace, &contents, Timestamp::UNIX_EPOCH)
+        let Some(Write::ReplaceStatus(crate::world::Object::Namespace(said))) =
+            report(&namespace, &contents, Timestamp::UNIX_EPOCH)
         else {
             panic!("nothing is said");
         };

@@ -42,7 +42,8 @@ pub fn reconcile(world: &World, name: &str, now: Timestamp) -> Plan {
     };
     if silent && let Some(marked) = mark_unknown(node, now) {
         plan.writes.push(Write::ReplaceStatus(marked.into()));
-        let message = format!("Node {name} stopped reporting {LEASE_GRACE_SECONDS} s ago: its pods get no new traffic");
+        let message =
+            format!("Node {name} stopped reporting {LEASE_GRACE_SECONDS} s ago: its pods get no new traffic");
         plan.notices.push(Notice::new(&**node, Severity::Warning, "NodeNotReady", message));
         return plan;
     }
@@ -51,7 +52,8 @@ pub fn reconcile(world: &World, name: &str, now: Timestamp) -> Plan {
         plan.writes.push(Write::Replace(tainted.into()));
         return plan;
     }
-    let pods: Vec<&Pod> = world.pods.values().map(AsRef::as_ref).filter(|pod| pod::node_name(pod) == Some(name)).collect();
+    let pods: Vec<&Pod> =
+        world.pods.values().map(AsRef::as_ref).filter(|pod| pod::node_name(pod) == Some(name)).collect();
     if health != Health::Ready {
         plan.writes.extend(pods.iter().filter_map(|pod| mark_pod_unready(pod, now)));
     }
@@ -64,8 +66,12 @@ pub fn reconcile(world: &World, name: &str, now: Timestamp) -> Plan {
 /// The Lease, or before there is one the heartbeat of the Ready condition, or the node's creation.
 fn last_sign_of_life(world: &World, node: &Node) -> Option<Timestamp> {
     let lease = world.leases.get(&ObjectKey::new(LEASE_NAMESPACE, name_of(&node.metadata)));
-    let renewed = lease.and_then(|lease| lease.spec.as_ref()).and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
-    let heartbeat = ready_condition(node).and_then(|ready| ready.last_heartbeat_time.as_ref()).map(|time| time.0);
+    let renewed = lease
+        .and_then(|lease| lease.spec.as_ref())
+        .and_then(|spec| spec.renew_time.as_ref())
+        .map(|time| time.0);
+    let heartbeat =
+        ready_condition(node).and_then(|ready| ready.last_heartbeat_time.as_ref()).map(|time| time.0);
     let created = node.metadata.creation_timestamp.as_ref().map(|time| time.0);
     renewed.max(heartbeat).or(created)
 }
@@ -106,11 +112,13 @@ fn taint(node: &Node, health: Health, now: Timestamp) -> Option<Node> {
         Health::NotReady => Some(NOT_READY),
         Health::Unknown => Some(UNREACHABLE),
     };
-    let wanted: Vec<(&str, &str)> = key.into_iter().flat_map(|key| [(key, "NoSchedule"), (key, "NoExecute")]).collect();
+    let wanted: Vec<(&str, &str)> =
+        key.into_iter().flat_map(|key| [(key, "NoSchedule"), (key, "NoExecute")]).collect();
     let present = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let is_ours = |taint: &Taint| taint.key == NOT_READY || taint.key == UNREACHABLE;
     let is_wanted = |taint: &Taint| wanted.contains(&(taint.key.as_str(), taint.effect.as_str()));
-    let mut taints: Vec<Taint> = present.iter().filter(|taint| !is_ours(taint) || is_wanted(taint)).cloned().collect();
+    let mut taints: Vec<Taint> =
+        present.iter().filter(|taint| !is_ours(taint) || is_wanted(taint)).cloned().collect();
     for (key, effect) in wanted {
         if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
             let time_added = (effect == "NoExecute").then(|| seconds(now));
@@ -172,7 +180,10 @@ fn leaves_at(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Option<Timestamp> 
             return Some(now);
         }
         // The shortest of all that apply; one without a limit does not limit.
-        matching.filter_map(|toleration| toleration.toleration_seconds).min().map(|limit| after_seconds(since, limit.max(0)))
+        matching
+            .filter_map(|toleration| toleration.toleration_seconds)
+            .min()
+            .map(|limit| after_seconds(since, limit.max(0)))
     });
     deadlines.min()
 }

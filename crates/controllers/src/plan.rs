@@ -101,7 +101,12 @@ pub struct Notice {
 
 impl Notice {
     /// About `object`.
-    pub fn new<K: Resource<DynamicType = ()>>(object: &K, severity: Severity, reason: &'static str, message: String) -> Self {
+    pub fn new<K: Resource<DynamicType = ()>>(
+        object: &K,
+        severity: Severity,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
         Self { regarding: object_reference(object), severity, reason, message }
     }
 }

@@ -17,7 +17,11 @@ const QUARANTINE_SECONDS: i64 = 40;
 pub fn reconcile(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     for pod in world.pods.values() {
-        let Some(node) = pod::node_name(pod).filter(|node| !world.nodes.contains_key(&ObjectKey::new("", node))) else { continue };
+        let Some(node) =
+            pod::node_name(pod).filter(|node| !world.nodes.contains_key(&ObjectKey::new("", node)))
+        else {
+            continue;
+        };
         let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
         if let Some(wait) = until(after_seconds(created, QUARANTINE_SECONDS), now) {
             plan.look_again(Some(wait));
@@ -78,7 +82,9 @@ mod tests {
             .iter()
             .map(|write| match write {
                 Write::ReplaceStatus(pod) => format!("fail {}", pod.meta().name.as_deref().unwrap()),
-                Write::Delete(deletion) => format!("delete {} {:?}", deletion.key.name, deletion.grace_period_seconds),
+                Write::Delete(deletion) => {
+                    format!("delete {} {:?}", deletion.key.name, deletion.grace_period_seconds)
+                }
                 other => panic!("{other:?}"),
             })
             .collect();

@@ -29,7 +29,8 @@ pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
     if !is_deleting(&set.metadata) {
         plan.writes.extend(scale(set, &active));
     }
-    let terminating = claim.owned.iter().filter(|pod| is_deleting(&pod.metadata) && !pod::is_terminal(pod)).count();
+    let terminating =
+        claim.owned.iter().filter(|pod| is_deleting(&pod.metadata) && !pod::is_terminal(pod)).count();
     let (status, next) = status(set, &active, terminating, now);
     if set.status.as_ref() != Some(&status) {
         plan.writes.push(Write::ReplaceStatus(ReplicaSet { status: Some(status), ..(**set).clone() }.into()));
@@ -44,7 +45,9 @@ fn scale(set: &ReplicaSet, active: &[&Pod]) -> Vec<Write> {
     let owner = object_reference(set);
     if active.len() < wanted {
         let missing = (wanted - active.len()).min(BURST_MAX);
-        return (0..missing).map(|_| Write::CreatePod { pod: Box::new(new_pod(set)), owner: owner.clone() }).collect();
+        return (0..missing)
+            .map(|_| Write::CreatePod { pod: Box::new(new_pod(set)), owner: owner.clone() })
+            .collect();
     }
     let surplus = (active.len() - wanted).min(BURST_MAX);
     ranking::first_to_go(active)
@@ -62,9 +65,15 @@ fn new_pod(set: &ReplicaSet) -> Pod {
 }
 
 /// The status and the moment at which it changes by itself (a ready pod becomes available).
-fn status(set: &ReplicaSet, active: &[&Pod], terminating: usize, now: Timestamp) -> (ReplicaSetStatus, Option<Timestamp>) {
+fn status(
+    set: &ReplicaSet,
+    active: &[&Pod],
+    terminating: usize,
+    now: Timestamp,
+) -> (ReplicaSetStatus, Option<Timestamp>) {
     let spec = set.spec.clone().unwrap_or_default();
-    let template_labels = spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
+    let template_labels =
+        spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
     let (mut ready, mut available, mut labelled) = (0, 0, 0);
     let mut next: Option<Timestamp> = None;
     for pod in active {

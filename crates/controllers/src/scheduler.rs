@@ -41,7 +41,11 @@ pub fn reconcile(world: &World, now: Timestamp) -> Plan {
             Ok(node) => {
                 load.add(pod, node);
                 plan.writes.push(Write::Bind { pod: Box::new((**pod).clone()), node: node.to_owned() });
-                let message = format!("Successfully assigned {}/{} to {node}", namespace_of(&pod.metadata), name_of(&pod.metadata));
+                let message = format!(
+                    "Successfully assigned {}/{} to {node}",
+                    namespace_of(&pod.metadata),
+                    name_of(&pod.metadata)
+                );
                 plan.notices.push(Notice::new(&**pod, Severity::Normal, "Scheduled", message));
             }
             Err(message) => refuse(pod, message, now, &mut plan),
@@ -147,7 +151,8 @@ fn explain(refusals: &BTreeMap<Refusal, usize>) -> String {
     if total == 0 {
         return "no nodes available to schedule pods".to_owned();
     }
-    let mut reasons: Vec<String> = refusals.iter().map(|(refusal, count)| format!("{count} {refusal}")).collect();
+    let mut reasons: Vec<String> =
+        refusals.iter().map(|(refusal, count)| format!("{count} {refusal}")).collect();
     reasons.sort();
     format!("0/{total} nodes are available: {}.", reasons.join(", "))
 }

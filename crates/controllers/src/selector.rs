@@ -1,6 +1,8 @@
 //! Label selectors, node selectors, taints: who is meant.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::metadata::{StringMap, name_of};
@@ -59,9 +61,9 @@ pub fn matches_node_term(term: &NodeSelectorTerm, node: &Node) -> bool {
         && expressions.iter().all(|requirement| {
             check(requirement, labels.and_then(|labels| labels.get(&requirement.key)).map(String::as_str))
         })
-        && fields
-            .iter()
-            .all(|requirement| requirement.key == "metadata.name" && check(requirement, Some(name_of(&node.metadata))))
+        && fields.iter().all(|requirement| {
+            requirement.key == "metadata.name" && check(requirement, Some(name_of(&node.metadata)))
+        })
 }
 
 /// Whether a pod with this toleration may stay in spite of the taint.
@@ -74,7 +76,10 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     match toleration.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
         // An empty key with Equal is refused by validation: it tolerates nothing.
-        "" | "Equal" => !key.is_empty() && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
+        "" | "Equal" => {
+            !key.is_empty()
+                && toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or("")
+        }
         _ => false,
     }
 }
@@ -93,19 +98,25 @@ mod tests {
             want: bool,
         }
         let labels: StringMap = serde_json::from_value(json!({"app": "web", "tier": "1"})).unwrap();
-        let expression = |key: &str, operator: &str, values: Value| {
-            json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})
-        };
+        let expression = |key: &str, operator: &str, values: Value| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
         for case in [
             Case { name: "empty matches all", given: json!({}), want: true },
             Case { name: "pair", given: json!({"matchLabels": {"app": "web"}}), want: true },
             Case { name: "other value", given: json!({"matchLabels": {"app": "db"}}), want: false },
             Case { name: "In", given: expression("app", "In", json!(["web", "db"])), want: true },
             Case { name: "In without the label", given: expression("x", "In", json!(["web"])), want: false },
-            Case { name: "NotIn without the label", given: expression("x", "NotIn", json!(["web"])), want: true },
+            Case {
+                name: "NotIn without the label",
+                given: expression("x", "NotIn", json!(["web"])),
+                want: true,
+            },
             Case { name: "NotIn", given: expression("app", "NotIn", json!(["web"])), want: false },
             Case { name: "Exists", given: expression("tier", "Exists", json!(null)), want: true },
-            Case { name: "DoesNotExist", given: expression("tier", "DoesNotExist", json!(null)), want: false },
+            Case {
+                name: "DoesNotExist",
+                given: expression("tier", "DoesNotExist", json!(null)),
+                want: false,
+            },
             Case { name: "unknown operator", given: expression("tier", "Near", json!(["1"])), want: false },
         ] {
             let selector: LabelSelector = serde_json::from_value(case.given).unwrap();
@@ -115,7 +126,8 @@ mod tests {
 
     #[test]
     fn node_selectors() {
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"cores": "8"}}})).unwrap();
+        let node: Node =
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"cores": "8"}}})).unwrap();
         struct Case {
             name: &'static str,
             given: Value,
@@ -127,17 +139,23 @@ mod tests {
             Case { name: "empty term", given: term(json!({})), want: false },
             Case {
                 name: "Gt",
-                given: term(json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]})),
+                given: term(
+                    json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]}),
+                ),
                 want: true,
             },
             Case {
                 name: "Lt",
-                given: term(json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["8"]}]})),
+                given: term(
+                    json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["8"]}]}),
+                ),
                 want: false,
             },
             Case {
                 name: "field",
-                given: term(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]})),
+                given: term(
+                    json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}),
+                ),
                 want: true,
             },
             Case {
@@ -153,7 +171,8 @@ mod tests {
 
     #[test]
     fn tolerations() {
-        let taint: Taint = serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
+        let taint: Taint =
+            serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
         for (given, want) in [
             (json!({"operator": "Exists"}), true),
             (json!({"key": "k", "operator": "Exists"}), true),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::metadata::{after_seconds, is_deleting, name_of};
 use crate::plan::{Deletion, Notice, Write};
 use crate::pod;
-use crate::task::{Settings, Task, affected};
+use crate::task::{Duties, Settings, Task, affected};
 use crate::world::*;
 
 /// Passes after which controllers that still find something to do are called a hot loop.
@@ -39,6 +39,7 @@ impl Cluster {
     /// Nodes n1, n2, … that are ready, and the namespace `ns`.
     pub(crate) fn with_nodes(count: usize) -> Self {
         let settings = Settings {
+            duties: Duties::WholeCluster,
             load_balancer_pool: "10.200.0.128/25".parse().ok(),
             gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
         };
@@ -119,7 +120,10 @@ impl Cluster {
         let reporting = |node: &&Arc<Node>| !self.silent.contains(name_of(&node.metadata));
         let nodes: Vec<_> = self.world.nodes.values().filter(reporting).cloned().collect();
         for mut node in nodes {
-            let conditions = Arc::make_mut(&mut node).status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten());
+            let conditions = Arc::make_mut(&mut node)
+                .status
+                .iter_mut()
+                .flat_map(|status| status.conditions.iter_mut().flatten());
             for condition in conditions.filter(|condition| condition.type_ == "Ready") {
                 condition.last_heartbeat_time = Some(Time(self.now));
                 condition.status = "True".to_owned();
@@ -175,7 +179,8 @@ impl Cluster {
         let octets = self.world.pods.keys().position(|key| &*key.name == name).unwrap_or(0) + 1;
         let status = if ready { "True" } else { "False" };
         let address = format!("10.244.{}.{}", octets / 250, octets % 250);
-        let present = self.world.pods[&ObjectKey::new("ns", name)].status.clone().and_then(|status| status.pod_ip);
+        let present =
+            self.world.pods[&ObjectKey::new("ns", name)].status.clone().and_then(|status| status.pod_ip);
         let address = present.unwrap_or(address);
         let condition = json!({"type": "Ready", "status": status, "lastTransitionTime": Time(self.now)});
         let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [condition]});
@@ -264,18 +269,22 @@ impl Cluster {
         if K::place(&mut self.world).contains_key(&key) {
             return Err(format!("{key} exists"));
         }
-        self.log.push(format!("create {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
+        self.log
+            .push(format!("create {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
         self.store(object);
         Ok(key)
     }
 
     fn replace_typed<K: Place>(&mut self, object: K, status: bool) -> Result<ObjectKey, String> {
         let key = key_of(&object);
-        let Some(present) = K::place(&mut self.world).get(&key).cloned() else { return Err(format!("{key} is gone")) };
+        let Some(present) = K::place(&mut self.world).get(&key).cloned() else {
+            return Err(format!("{key} is gone"));
+        };
         if object.meta().resource_version != present.meta().resource_version {
             return Err(format!("{key} is newer"));
         }
-        let (mut new, old) = (serde_json::to_value(&object).unwrap(), serde_json::to_value(&*present).unwrap());
+        let (mut new, old) =
+            (serde_json::to_value(&object).unwrap(), serde_json::to_value(&*present).unwrap());
         let (kept, other) = if status { ("spec", "status") } else { ("status", "spec") };
         match old.get(kept) {
             Some(part) => new[kept] = part.clone(),
@@ -285,7 +294,8 @@ impl Cluster {
             return Ok(key);
         }
         let verb = if status { "status" } else { "replace" };
-        self.log.push(format!("{verb} {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
+        self.log
+            .push(format!("{verb} {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
         let bump = !status && new.get(other) != old.get(other);
         let mut object: K = serde_json::from_value(new).unwrap();
         if bump {
@@ -301,7 +311,8 @@ impl Cluster {
         if deletion.uid.is_some() && present.meta().uid != deletion.uid {
             return Ok(key);
         }
-        self.log.push(format!("delete {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
+        self.log
+            .push(format!("delete {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
         let pod = self.world.pods.get(&key).filter(|_| deletion.kind == Kind::Pod);
         let graceful = pod.is_some_and(|pod| pod::node_name(pod).is_some() && !pod::is_terminal(pod));
         if !graceful || deletion.grace_period_seconds == Some(0) {

@@ -56,7 +56,8 @@ pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
     }
     let status = state.status();
     if set.status.as_ref() != Some(&status) {
-        plan.writes.push(Write::ReplaceStatus(StatefulSet { status: Some(status), ..(**set).clone() }.into()));
+        plan.writes
+            .push(Write::ReplaceStatus(StatefulSet { status: Some(status), ..(**set).clone() }.into()));
     } else if plan.writes.is_empty() {
         plan.writes = history.prune(&claim.owned);
     }
@@ -101,7 +102,11 @@ enum Slot<'a> {
     /// Failed or Succeeded: to be replaced by a fresh pod of the same name.
     Finished(&'a Pod),
     Terminating(&'a Pod),
-    Running { pod: &'a Pod, ready: bool, available: bool },
+    Running {
+        pod: &'a Pod,
+        ready: bool,
+        available: bool,
+    },
 }
 
 impl Slot<'_> {
@@ -197,7 +202,9 @@ impl<'a> State<'a> {
                 Slot::Missing => writes.push(self.create(*ordinal)),
                 Slot::Finished(pod) => writes.push(self.delete(pod)),
                 // Made from a template that was given up before it worked: waiting for it would wait for ever.
-                Slot::Running { pod, available: false, .. } if self.is_abandoned(pod) => writes.push(self.delete(pod)),
+                Slot::Running { pod, available: false, .. } if self.is_abandoned(pod) => {
+                    writes.push(self.delete(pod))
+                }
                 Slot::Running { pod, .. } => writes.extend(self.restore_identity(pod, *ordinal)),
                 Slot::Terminating(_) => {}
             }
@@ -210,7 +217,9 @@ impl<'a> State<'a> {
 
     fn is_abandoned(&self, pod: &Pod) -> bool {
         let revision = revision(pod);
-        !self.is_on_delete() && revision != Some(&*self.history.update) && revision != Some(&*self.history.current)
+        !self.is_on_delete()
+            && revision != Some(&*self.history.update)
+            && revision != Some(&*self.history.current)
     }
 
     /// Highest number first.
@@ -234,9 +243,13 @@ impl<'a> State<'a> {
         }
         for (_, slot) in self.wanted.range(self.partition()..).rev() {
             match slot {
-                Slot::Running { pod, .. } if revision(pod) != Some(&*self.history.update) => return Some(self.delete(pod)),
+                Slot::Running { pod, .. } if revision(pod) != Some(&*self.history.update) => {
+                    return Some(self.delete(pod));
+                }
                 Slot::Running { available: true, .. } => {}
-                Slot::Running { .. } | Slot::Missing | Slot::Finished(_) | Slot::Terminating(_) => return None,
+                Slot::Running { .. } | Slot::Missing | Slot::Finished(_) | Slot::Terminating(_) => {
+                    return None;
+                }
             }
         }
         None
@@ -244,7 +257,8 @@ impl<'a> State<'a> {
 
     /// The lowest number that the update reaches.
     fn partition(&self) -> i32 {
-        let rolling = self.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
+        let rolling =
+            self.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
         start(self.spec).saturating_add(rolling.and_then(|rolling| rolling.partition).unwrap_or(0).max(0))
     }
 
@@ -261,7 +275,8 @@ impl<'a> State<'a> {
     }
 
     fn new_pod(&self, ordinal: i32, revision: &str, template: &PodTemplateSpec) -> Pod {
-        let mut pod = pod::from_template(template, self.set.metadata.namespace.clone(), owner_reference(self.set));
+        let mut pod =
+            pod::from_template(template, self.set.metadata.namespace.clone(), owner_reference(self.set));
         let name = format!("{}-{ordinal}", name_of(&self.set.metadata));
         let labels = pod.metadata.labels.get_or_insert_default();
         labels.insert(REVISION_LABEL.to_owned(), revision.to_owned());
@@ -277,7 +292,9 @@ impl<'a> State<'a> {
     /// Labels by which others find this very pod.
     fn restore_identity(&self, pod: &Pod, ordinal: i32) -> Option<Write> {
         let name = name_of(&pod.metadata);
-        if label(&pod.metadata, POD_NAME_LABEL) == Some(name) && label(&pod.metadata, POD_INDEX_LABEL).is_some() {
+        if label(&pod.metadata, POD_NAME_LABEL) == Some(name)
+            && label(&pod.metadata, POD_INDEX_LABEL).is_some()
+        {
             return None;
         }
         let mut pod = pod.clone();
@@ -308,7 +325,9 @@ impl<'a> State<'a> {
         status.conditions = status.conditions.filter(|conditions| !conditions.is_empty());
         let (mut ready_count, mut available_count, mut current, mut updated) = (0, 0, 0, 0);
         for slot in self.wanted.values().chain(self.surplus.values()) {
-            let (Slot::Running { pod, .. } | Slot::Terminating(pod) | Slot::Finished(pod)) = slot else { continue };
+            let (Slot::Running { pod, .. } | Slot::Terminating(pod) | Slot::Finished(pod)) = slot else {
+                continue;
+            };
             status.replicas += 1;
             if let Slot::Running { ready, available, .. } = slot {
                 ready_count += i32::from(*ready);
@@ -331,7 +350,10 @@ impl<'a> State<'a> {
     /// Every pod is of the update revision: it becomes the current one.
     fn is_rolled_out(&self, updated: i32, ready: i32, replicas: i32) -> bool {
         let wanted = i32::try_from(self.wanted.len()).unwrap_or(i32::MAX);
-        self.history.update != self.history.current && updated == wanted && ready == wanted && replicas == wanted
+        self.history.update != self.history.current
+            && updated == wanted
+            && ready == wanted
+            && replicas == wanted
     }
 }
 

@@ -11,12 +11,25 @@ use crate::plan::Plan;
 use crate::selector::{matches, matches_pairs};
 use crate::world::{Change, Delta, World, in_namespace};
 use crate::{
-    deployment, endpoints, ingress_status, load_balancer, node_lifecycle, pod, pod_gc, replica_set, scheduler, stateful_set,
+    deployment, endpoints, ingress_status, load_balancer, node_lifecycle, pod, pod_gc, replica_set,
+    scheduler, stateful_set,
 };
+
+/// How much of a cluster is run from here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duties {
+    /// Everything: there is no other controller manager and no other scheduler.
+    #[default]
+    WholeCluster,
+    /// Only what Kubernetes itself leaves to add-ons: addresses of load balancers and Ingresses.
+    AddOns,
+}
 
 /// What the pure controllers have to know besides the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// What is done from here, and what another does.
+    pub duties: Duties,
     /// Addresses for Services of type LoadBalancer; without one they get none from here.
     pub load_balancer_pool: Option<Ipv4Net>,
     /// The Service through which Ingresses are reached.
@@ -51,6 +64,22 @@ pub enum Task {
 }
 
 impl Task {
+    /// Whether it is done from here.
+    pub fn is_part_of(&self, duties: Duties) -> bool {
+        match self {
+            Self::LoadBalancers | Self::IngressStatus(_) => true,
+            Self::Schedule
+            | Self::ReplicaSet(_)
+            | Self::Deployment(_)
+            | Self::StatefulSet(_)
+            | Self::Endpoints(_)
+            | Self::Mirror(_)
+            | Self::Node(_)
+            | Self::PodGc
+            | Self::Namespace(_) => duties == Duties::WholeCluster,
+        }
+    }
+
     /// Who does it, as events name it.
     pub fn component(&self) -> &'static str {
         match self {
@@ -71,7 +100,9 @@ impl Task {
     /// What has to be written now.
     pub fn reconcile(&self, world: &World, settings: &Settings, now: Timestamp) -> Plan {
         match self {
-            Self::ReplicaSet(key) | Self::Deployment(key) | Self::StatefulSet(key) if is_ending(world, &key.namespace) => {
+            Self::ReplicaSet(key) | Self::Deployment(key) | Self::StatefulSet(key)
+                if is_ending(world, &key.namespace) =>
+            {
                 // Nothing may be created there any more, and everything there is being deleted.
                 Plan::nothing()
             }
@@ -92,7 +123,10 @@ impl Task {
 
 /// Whether the namespace is being deleted.
 pub fn is_ending(world: &World, namespace: &str) -> bool {
-    world.namespaces.get(&ObjectKey::new("", namespace)).is_some_and(|namespace| is_deleting(&namespace.metadata))
+    world
+        .namespaces
+        .get(&ObjectKey::new("", namespace))
+        .is_some_and(|namespace| is_deleting(&namespace.metadata))
 }
 
 /// The work that a change brings about.
@@ -103,7 +137,9 @@ pub fn affected(world: &World, settings: &Settings, change: &Change) -> Vec<Task
         Change::Node(delta) => node_changed(world, delta, &mut tasks),
         Change::Service(delta) => service_changed(world, settings, delta, &mut tasks),
         Change::Lease(delta) => {
-            let leases = delta.latest().filter(|lease| namespace_of(&lease.metadata) == node_lifecycle::LEASE_NAMESPACE);
+            let leases = delta
+                .latest()
+                .filter(|lease| namespace_of(&lease.metadata) == node_lifecycle::LEASE_NAMESPACE);
             tasks.extend(leases.map(|lease| Task::Node(name_of(&lease.metadata).to_owned())));
         }
         Change::Endpoints(delta) => {
@@ -115,11 +151,15 @@ pub fn affected(world: &World, settings: &Settings, change: &Change) -> Vec<Task
             for slice in delta.sides() {
                 let service = label(&slice.metadata, endpoints::SERVICE_NAME_LABEL);
                 let service = service.map(|service| ObjectKey::new(namespace_of(&slice.metadata), service));
-                tasks.extend(service.into_iter().flat_map(|key| [Task::Endpoints(key.clone()), Task::Mirror(key)]));
+                tasks.extend(
+                    service.into_iter().flat_map(|key| [Task::Endpoints(key.clone()), Task::Mirror(key)]),
+                );
             }
         }
         Change::Deployment(delta) => tasks.extend(delta.latest().map(|object| Task::Deployment(key(object)))),
-        Change::StatefulSet(delta) => tasks.extend(delta.latest().map(|object| Task::StatefulSet(key(object)))),
+        Change::StatefulSet(delta) => {
+            tasks.extend(delta.latest().map(|object| Task::StatefulSet(key(object))))
+        }
         Change::ReplicaSet(delta) => {
             tasks.extend(delta.latest().map(|object| Task::ReplicaSet(key(object))));
             for set in delta.sides() {
@@ -135,7 +175,9 @@ pub fn affected(world: &World, settings: &Settings, change: &Change) -> Vec<Task
             let ending = delta.new.as_deref().filter(|namespace| is_deleting(&namespace.metadata));
             tasks.extend(ending.map(|namespace| Task::Namespace(name_of(&namespace.metadata).to_owned())));
         }
-        Change::Ingress(delta) => tasks.extend(delta.new.as_deref().map(|object| Task::IngressStatus(key(object)))),
+        Change::Ingress(delta) => {
+            tasks.extend(delta.new.as_deref().map(|object| Task::IngressStatus(key(object))))
+        }
         Change::IngressClass(_) => tasks.extend(world.ingresses.keys().cloned().map(Task::IngressStatus)),
     }
     tasks
@@ -174,15 +216,20 @@ fn pod_changed(world: &World, delta: &Delta<Pod>, tasks: &mut Vec<Task>) {
     for pod in delta.sides() {
         owner(world, &pod.metadata, tasks);
     }
-    if delta.new.is_none() && let Some(pod) = &delta.old {
+    if delta.new.is_none()
+        && let Some(pod) = &delta.old
+    {
         // A Recreate rollout waits for the very end of the old pods, which their ReplicaSet's status does not show.
         let set = controller_key(&pod.metadata, "ReplicaSet").and_then(|set| world.replica_sets.get(&set));
         tasks.extend(set.and_then(|set| controller_key(&set.metadata, "Deployment")).map(Task::Deployment));
     }
     if let Some(latest) = delta.latest() {
-        for service in in_namespace(&world.services, namespace_of(&latest.metadata)).filter(|service| endpoints::selects_pods(service)) {
+        for service in in_namespace(&world.services, namespace_of(&latest.metadata))
+            .filter(|service| endpoints::selects_pods(service))
+        {
             let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            let selected = |pod: &Pod| selector.is_some_and(|pairs| matches_pairs(pairs, pod.metadata.labels.as_ref()));
+            let selected =
+                |pod: &Pod| selector.is_some_and(|pairs| matches_pairs(pairs, pod.metadata.labels.as_ref()));
             if delta.sides().any(selected) {
                 tasks.push(Task::Endpoints(key(&**service)));
             }

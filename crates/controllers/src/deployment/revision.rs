@@ -6,7 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::rolling::Bounds;
 use super::{Rollout, replicas};
-use crate::metadata::{StringMap, annotation, content_hash, is_deleting, name_of, namespace_of, owner_reference};
+use crate::metadata::{
+    StringMap, annotation, content_hash, is_deleting, name_of, namespace_of, owner_reference,
+};
 use crate::plan::{Deletion, Plan, Write};
 use crate::world::{Kind, World};
 use fairway_kit::watch::ObjectKey;
@@ -44,7 +46,8 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
 }
 
 fn hash(rollout: &Rollout<'_>) -> String {
-    let collisions = rollout.deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+    let collisions =
+        rollout.deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
     content_hash(&without_hash(&rollout.spec.template), collisions)
 }
 
@@ -65,7 +68,10 @@ pub(super) fn collision(rollout: &Rollout<'_>, world: &World) -> Option<Plan> {
     }
     let status = rollout.deployment.status.clone().unwrap_or_default();
     let collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
-    let counted = Deployment { status: Some(DeploymentStatus { collision_count, ..status }), ..rollout.deployment.clone() };
+    let counted = Deployment {
+        status: Some(DeploymentStatus { collision_count, ..status }),
+        ..rollout.deployment.clone()
+    };
     Some(Plan::writes(vec![Write::ReplaceStatus(counted.into())]))
 }
 
@@ -178,7 +184,9 @@ pub(super) fn prune(rollout: &Rollout<'_>) -> Vec<Write> {
         .take(surplus)
         .filter(|set| {
             let status = set.status.clone().unwrap_or_default();
-            status.replicas == 0 && replicas(set) == 0 && status.observed_generation >= set.metadata.generation
+            status.replicas == 0
+                && replicas(set) == 0
+                && status.observed_generation >= set.metadata.generation
         })
         .map(|set| Write::Delete(Deletion::of(Kind::ReplicaSet, &**set)))
         .collect()

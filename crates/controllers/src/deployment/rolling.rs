@@ -84,7 +84,8 @@ impl Bounds {
             budget -= go;
         }
         // A status that lags behind its ReplicaSet may count pods that are leaving already: never more than its size.
-        let available = old.iter().map(|size| size.available.min(size.replicas)).sum::<i32>() + new.available.min(new.replicas);
+        let available = old.iter().map(|size| size.available.min(size.replicas)).sum::<i32>()
+            + new.available.min(new.replicas);
         let mut spare = (available - self.available_min()).min(budget);
         for size in &mut sizes {
             let go = (*size).min(spare).max(0);
@@ -102,7 +103,10 @@ impl Bounds {
         // Growing favours the newest of equal sizes, shrinking takes from the oldest.
         order.sort_by_key(|&at| {
             let replicas = shares.get(at).map_or(0, |share| share.replicas);
-            (std::cmp::Reverse(replicas), if left > 0 { std::cmp::Reverse(at) } else { std::cmp::Reverse(usize::MAX - at) })
+            (
+                std::cmp::Reverse(replicas),
+                if left > 0 { std::cmp::Reverse(at) } else { std::cmp::Reverse(usize::MAX - at) },
+            )
         });
         let mut sizes: Vec<i32> = shares.iter().map(|share| share.replicas).collect();
         for &at in &order {
@@ -122,7 +126,8 @@ impl Bounds {
         if self.replicas == 0 {
             return -share.replicas;
         }
-        let sized_for = i64::from(share.sized_for.filter(|sized_for| *sized_for > 0).unwrap_or(self.total_max()));
+        let sized_for =
+            i64::from(share.sized_for.filter(|sized_for| *sized_for > 0).unwrap_or(self.total_max()));
         let scaled = i64::from(share.replicas) * i64::from(self.total_max());
         let rounded = (2 * scaled + sized_for) / (2 * sized_for);
         i32::try_from(rounded).unwrap_or(i32::MAX).saturating_sub(share.replicas)
@@ -193,12 +198,25 @@ mod tests {
         let bounds = |replicas, surge| Bounds { replicas, surge, unavailable: 0 };
         for case in [
             Case { name: "up", bounds: bounds(20, 0), given: vec![(5, 10), (5, 10)], want: vec![10, 10] },
-            Case { name: "up with a rest for the newest", bounds: bounds(15, 0), given: vec![(5, 10), (5, 10)], want: vec![7, 8] },
+            Case {
+                name: "up with a rest for the newest",
+                bounds: bounds(15, 0),
+                given: vec![(5, 10), (5, 10)],
+                want: vec![7, 8],
+            },
             Case { name: "down", bounds: bounds(4, 0), given: vec![(8, 10), (2, 10)], want: vec![3, 1] },
-            Case { name: "to nothing", bounds: bounds(0, 3), given: vec![(8, 10), (2, 10)], want: vec![0, 0] },
+            Case {
+                name: "to nothing",
+                bounds: bounds(0, 3),
+                given: vec![(8, 10), (2, 10)],
+                want: vec![0, 0],
+            },
         ] {
-            let shares: Vec<_> =
-                case.given.iter().map(|&(replicas, sized_for)| Share { replicas, sized_for: Some(sized_for) }).collect();
+            let shares: Vec<_> = case
+                .given
+                .iter()
+                .map(|&(replicas, sized_for)| Share { replicas, sized_for: Some(sized_for) })
+                .collect();
             assert_eq!(case.bounds.proportional(&shares), case.want, "{}", case.name);
         }
     }

@@ -27,9 +27,19 @@ pub(super) fn report(rollout: &Rollout<'_>, step: Step, now: Timestamp) -> Plan 
     let mut conditions = Conditions { list: old.conditions.clone().unwrap_or_default(), now };
     let available = status.available_replicas.unwrap_or(0) >= rollout.bounds.available_min();
     if available {
-        conditions.set("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.");
+        conditions.set(
+            "Available",
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        );
     } else {
-        conditions.set("Available", "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.");
+        conditions.set(
+            "Available",
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        );
     }
     let mut plan = Plan::nothing();
     match rollout.spec.progress_deadline_seconds {
@@ -43,7 +53,8 @@ pub(super) fn report(rollout: &Rollout<'_>, step: Step, now: Timestamp) -> Plan 
     }
     status.conditions = Some(conditions.list);
     if deployment.status.as_ref() != Some(&status) {
-        plan.writes.push(Write::ReplaceStatus(Deployment { status: Some(status), ..deployment.clone() }.into()));
+        plan.writes
+            .push(Write::ReplaceStatus(Deployment { status: Some(status), ..deployment.clone() }.into()));
     }
     plan
 }
@@ -51,15 +62,20 @@ pub(super) fn report(rollout: &Rollout<'_>, step: Step, now: Timestamp) -> Plan 
 fn counts(rollout: &Rollout<'_>, old: &DeploymentStatus) -> DeploymentStatus {
     let sum = |count: fn(&ReplicaSet) -> i32| rollout.all().map(|set| count(set)).sum::<i32>();
     let available = sum(|set| set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0));
-    let updated = rollout.new.as_ref().and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas);
+    let updated =
+        rollout.new.as_ref().and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas);
     DeploymentStatus {
         observed_generation: rollout.deployment.metadata.generation,
         replicas: nonzero(sum(|set| set.status.as_ref().map_or(0, |status| status.replicas))),
         updated_replicas: nonzero(updated),
-        ready_replicas: nonzero(sum(|set| set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0))),
+        ready_replicas: nonzero(sum(|set| {
+            set.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0)
+        })),
         available_replicas: nonzero(available),
         unavailable_replicas: nonzero((sum(replicas) - available).max(0)),
-        terminating_replicas: Some(sum(|set| set.status.as_ref().and_then(|status| status.terminating_replicas).unwrap_or(0))),
+        terminating_replicas: Some(sum(|set| {
+            set.status.as_ref().and_then(|status| status.terminating_replicas).unwrap_or(0)
+        })),
         collision_count: old.collision_count,
         conditions: None,
     }
@@ -79,7 +95,8 @@ fn progress(
     };
     let current = conditions.find("Progressing").cloned();
     let reason = current.as_ref().and_then(|current| current.reason.clone()).unwrap_or_default();
-    let timed_out = current.as_ref().is_some_and(|current| is_timed_out(current, deadline_seconds, conditions.now));
+    let timed_out =
+        current.as_ref().is_some_and(|current| is_timed_out(current, deadline_seconds, conditions.now));
     match step {
         Step::Paused if reason == "ProgressDeadlineExceeded" => {}
         Step::Paused => conditions.set("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused"),
@@ -87,7 +104,12 @@ fn progress(
             conditions.set("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed");
         }
         Step::Created => {
-            conditions.set("Progressing", "True", "NewReplicaSetCreated", &format!("Created new replica set \"{name}\""));
+            conditions.set(
+                "Progressing",
+                "True",
+                "NewReplicaSetCreated",
+                &format!("Created new replica set \"{name}\""),
+            );
         }
         Step::Steady if is_complete(rollout, status) => {
             let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
@@ -96,14 +118,24 @@ fn progress(
         // It was complete and still is of one version: a pod that fails later is no rollout.
         Step::Steady if reason == "NewReplicaSetAvailable" && status.replicas == status.updated_replicas => {}
         Step::Steady if has_progressed(old, status) => {
-            conditions.refresh("Progressing", "True", "ReplicaSetUpdated", &format!("ReplicaSet \"{name}\" is progressing."));
+            conditions.refresh(
+                "Progressing",
+                "True",
+                "ReplicaSetUpdated",
+                &format!("ReplicaSet \"{name}\" is progressing."),
+            );
         }
         Step::Steady if timed_out => {
             let message = format!("ReplicaSet \"{name}\" has timed out progressing.");
             conditions.set("Progressing", "False", "ProgressDeadlineExceeded", &message);
         }
         Step::Steady if current.is_none() && rollout.new.is_some() => {
-            conditions.set("Progressing", "True", "FoundNewReplicaSet", &format!("Found new replica set \"{name}\""));
+            conditions.set(
+                "Progressing",
+                "True",
+                "FoundNewReplicaSet",
+                &format!("Found new replica set \"{name}\""),
+            );
         }
         Step::Steady => {}
     }
@@ -118,7 +150,8 @@ fn is_complete(rollout: &Rollout<'_>, status: &DeploymentStatus) -> bool {
 }
 
 fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
-    let outdated = |status: &DeploymentStatus| status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0);
+    let outdated =
+        |status: &DeploymentStatus| status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0);
     new.updated_replicas.unwrap_or(0) > old.updated_replicas.unwrap_or(0)
         || outdated(new) < outdated(old)
         || new.ready_replicas.unwrap_or(0) > old.ready_replicas.unwrap_or(0)
@@ -163,7 +196,8 @@ impl Conditions {
 
     /// Says it now; the transition time moves only with the status.
     fn refresh(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
-        let old = self.list.iter().position(|condition| condition.type_ == type_).map(|at| self.list.remove(at));
+        let old =
+            self.list.iter().position(|condition| condition.type_ == type_).map(|at| self.list.remove(at));
         let since = old.filter(|old| old.status == status).and_then(|old| old.last_transition_time);
         self.list.push(DeploymentCondition {
             type_: type_.to_owned(),

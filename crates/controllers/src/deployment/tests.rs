@@ -14,7 +14,9 @@ fn cluster(extra: Value) -> Cluster {
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
     });
     merge(&mut spec, extra);
-    cluster.create::<Deployment>(json!({"metadata": {"name": "web", "annotations": {"team": "shop"}}, "spec": spec}));
+    cluster.create::<Deployment>(
+        json!({"metadata": {"name": "web", "annotations": {"team": "shop"}}, "spec": spec}),
+    );
     cluster
 }
 
@@ -57,7 +59,10 @@ fn first_rollout() {
     assert_eq!(condition(&cluster, "Available"), ("False".into(), "MinimumReplicasUnavailable".into()));
     cluster.converge();
     let status = deployment(&cluster).status.clone().unwrap();
-    assert_eq!((status.replicas, status.updated_replicas, status.available_replicas), (Some(4), Some(4), Some(4)));
+    assert_eq!(
+        (status.replicas, status.updated_replicas, status.available_replicas),
+        (Some(4), Some(4), Some(4))
+    );
     assert_eq!(condition(&cluster, "Progressing"), ("True".into(), "NewReplicaSetAvailable".into()));
     assert_eq!(condition(&cluster, "Available"), ("True".into(), "MinimumReplicasAvailable".into()));
     assert_eq!(revision_of(&cluster), "1");
@@ -79,7 +84,11 @@ fn roll_forward_and_back_numbers_the_revisions() {
     cluster.converge();
     assert_eq!((images(&cluster.world), revision_of(&cluster)), (vec![("v1".into(), 4)], "3"));
     assert_eq!(cluster.world.replica_sets.len(), 2);
-    let history = cluster.world.replica_sets.values().find_map(|set| annotation(&set.metadata, "deployment.kubernetes.io/revision-history"));
+    let history = cluster
+        .world
+        .replica_sets
+        .values()
+        .find_map(|set| annotation(&set.metadata, "deployment.kubernetes.io/revision-history"));
     assert_eq!(history, Some("1"));
 }
 
@@ -117,7 +126,11 @@ fn a_broken_version_stops_at_its_bounds_and_misses_its_deadline() {
 fn paused_scales_but_does_not_roll() {
     let mut cluster = cluster(json!({}));
     cluster.converge();
-    cluster.patch(deployments, "web", json!({"spec": {"paused": true, "replicas": 6, "template": template("v2")}}));
+    cluster.patch(
+        deployments,
+        "web",
+        json!({"spec": {"paused": true, "replicas": 6, "template": template("v2")}}),
+    );
     cluster.converge();
     assert_eq!(images(&cluster.world), [("v1".into(), 6)]);
     assert_eq!(condition(&cluster, "Progressing"), ("Unknown".into(), "DeploymentPaused".into()));

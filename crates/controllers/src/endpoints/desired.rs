@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::metadata::{is_deleting, label, name_of, namespace_of};
@@ -77,7 +79,12 @@ impl From<&EndpointPort> for ResolvedPort {
 
 impl From<ResolvedPort> for EndpointPort {
     fn from(port: ResolvedPort) -> Self {
-        Self { name: Some(port.name), port: port.port, protocol: Some(port.protocol), app_protocol: port.app_protocol }
+        Self {
+            name: Some(port.name),
+            port: port.port,
+            protocol: Some(port.protocol),
+            app_protocol: port.app_protocol,
+        }
     }
 }
 
@@ -112,9 +119,14 @@ pub(super) fn pods<'a>(service: &'a Service, world: &'a World) -> impl Iterator<
 /// All addresses of a pod that are addresses.
 pub(super) fn addresses(pod: &Pod) -> impl Iterator<Item = (Family, &str)> {
     let status = pod.status.as_ref();
-    let listed = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten().map(|address| address.ip.as_str());
+    let listed = status
+        .and_then(|status| status.pod_ips.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|address| address.ip.as_str());
     let single = status.and_then(|status| status.pod_ip.as_deref());
-    let single = single.filter(|_| status.is_none_or(|status| status.pod_ips.as_ref().is_none_or(Vec::is_empty)));
+    let single =
+        single.filter(|_| status.is_none_or(|status| status.pod_ips.as_ref().is_none_or(Vec::is_empty)));
     listed.chain(single).filter_map(|address| Some((Family::of(address)?, address)))
 }
 
@@ -164,8 +176,10 @@ fn target_port(port: &ServicePort, pod: &Pod) -> Option<i32> {
             // A sidecar (restartable init container) serves like any other container.
             let sidecars = spec.init_containers.iter().flatten();
             let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-            let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-            let mut same = ports.filter(|candidate| candidate.protocol.as_deref().unwrap_or("TCP") == protocol(port));
+            let ports =
+                spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let mut same =
+                ports.filter(|candidate| candidate.protocol.as_deref().unwrap_or("TCP") == protocol(port));
             same.find(|candidate| candidate.name.as_deref() == Some(name)).map(|found| found.container_port)
         }
     }
@@ -206,9 +220,10 @@ fn hints(distribution: Option<&str>, zone: Option<&str>, node: Option<&str>) -> 
     let for_zones = || zone.map(|name| vec![ForZone { name: name.to_owned() }]);
     let hints = match distribution? {
         "PreferSameZone" | "PreferClose" => EndpointHints { for_zones: for_zones(), for_nodes: None },
-        "PreferSameNode" => {
-            EndpointHints { for_zones: for_zones(), for_nodes: node.map(|name| vec![ForNode { name: name.to_owned() }]) }
-        }
+        "PreferSameNode" => EndpointHints {
+            for_zones: for_zones(),
+            for_nodes: node.map(|name| vec![ForNode { name: name.to_owned() }]),
+        },
         _ => return None,
     };
     (hints.for_zones.is_some() || hints.for_nodes.is_some()).then_some(hints)

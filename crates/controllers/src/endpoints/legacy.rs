@@ -108,7 +108,8 @@ fn subsets(service: &Service, world: &World) -> (Vec<EndpointSubset>, bool) {
     let subsets = by_ports.into_iter().map(|(ports, [ready, not_ready])| EndpointSubset {
         addresses: some(ready),
         not_ready_addresses: some(not_ready),
-        ports: Some(ports.into_iter().filter_map(legacy_port).collect()).filter(|ports: &Vec<_>| !ports.is_empty()),
+        ports: Some(ports.into_iter().filter_map(legacy_port).collect())
+            .filter(|ports: &Vec<_>| !ports.is_empty()),
     });
     (subsets.collect(), truncated)
 }

@@ -47,7 +47,8 @@ pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
     let meta = &endpoints.metadata;
-    let is_lock = meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER_ANNOTATION));
+    let is_lock =
+        meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(LEADER_ANNOTATION));
     !is_deleting(meta) && !is_lock && label(meta, SKIP_MIRROR_LABEL) != Some("true")
 }
 

@@ -44,11 +44,19 @@ struct Draft {
 type Identity = (Vec<String>, Option<String>);
 
 fn identity(endpoint: &Endpoint) -> Identity {
-    (endpoint.addresses.clone(), endpoint.target_ref.as_ref().and_then(|target| target.uid.clone().or(target.name.clone())))
+    (
+        endpoint.addresses.clone(),
+        endpoint.target_ref.as_ref().and_then(|target| target.uid.clone().or(target.name.clone())),
+    )
 }
 
 /// The writes that lead from `present` to `groups`.
-pub(super) fn reconcile(frame: &Frame, mut groups: Groups, present: &[Arc<EndpointSlice>], now: Timestamp) -> Vec<Write> {
+pub(super) fn reconcile(
+    frame: &Frame,
+    mut groups: Groups,
+    present: &[Arc<EndpointSlice>],
+    now: Timestamp,
+) -> Vec<Write> {
     for family in &frame.placeholders {
         if !groups.keys().any(|key| key.family == *family) {
             groups.insert(GroupKey { family, ports: Vec::new() }, Vec::new());
@@ -82,7 +90,8 @@ pub(super) fn reconcile(frame: &Frame, mut groups: Groups, present: &[Arc<Endpoi
     }
     // What nobody needs any more is made over before something new is made: one write instead of two. Only within a family.
     for (key, draft) in &mut drafts {
-        let reusable = spare.iter().position(|slice| draft.before.is_none() && slice.address_type == key.family);
+        let reusable =
+            spare.iter().position(|slice| draft.before.is_none() && slice.address_type == key.family);
         if let Some(at) = reusable {
             draft.before = Some(spare.swap_remove(at));
             draft.changed = true;
@@ -105,12 +114,14 @@ fn is_of(slice: &EndpointSlice, key: &GroupKey) -> bool {
 /// Puts `endpoints` into `slices`: known ones stay where they are, new ones fill slices that change anyway, then the fullest
 /// slice that takes all of the rest, then new slices.
 fn fit(endpoints_max: usize, endpoints: Vec<Endpoint>, slices: Vec<Arc<EndpointSlice>>) -> Vec<Draft> {
-    let mut wanted: BTreeMap<Identity, Endpoint> = endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
+    let mut wanted: BTreeMap<Identity, Endpoint> =
+        endpoints.into_iter().map(|endpoint| (identity(&endpoint), endpoint)).collect();
     let mut drafts: Vec<Draft> = slices
         .into_iter()
         .map(|slice| {
             let before = slice.endpoints.as_deref().unwrap_or(&[]);
-            let endpoints: Vec<Endpoint> = before.iter().filter_map(|old| wanted.remove(&identity(old))).collect();
+            let endpoints: Vec<Endpoint> =
+                before.iter().filter_map(|old| wanted.remove(&identity(old))).collect();
             let changed = endpoints != before;
             Draft { before: Some(slice), endpoints, changed }
         })

@@ -38,11 +38,17 @@ fn slices(cluster: &Cluster) -> Vec<Arc<EndpointSlice>> {
 fn lines(cluster: &Cluster) -> Vec<String> {
     let mut lines = Vec::new();
     for slice in slices(cluster) {
-        let ports: Vec<_> = slice.ports.iter().flatten().filter_map(|port| port.port).map(|port| port.to_string()).collect();
+        let ports: Vec<_> =
+            slice.ports.iter().flatten().filter_map(|port| port.port).map(|port| port.to_string()).collect();
         for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions.clone().unwrap();
             let letter = |on: Option<bool>, letter: &'static str| if on == Some(true) { letter } else { "-" };
-            let letters = [letter(conditions.ready, "r"), letter(conditions.serving, "s"), letter(conditions.terminating, "t")].concat();
+            let letters = [
+                letter(conditions.ready, "r"),
+                letter(conditions.serving, "s"),
+                letter(conditions.terminating, "t"),
+            ]
+            .concat();
             lines.push(format!("{}:{} {letters}", endpoint.addresses[0], ports.join(",")));
         }
     }
@@ -64,18 +70,48 @@ fn who_is_in_a_slice_and_in_which_state() {
         Case { name: "ready", service: json!({}), pod: json!({}), want: &["10.244.1.1:8080 rs-"] },
         Case { name: "unready", service: json!({}), pod: unready.clone(), want: &["10.244.1.1:8080 ---"] },
         Case { name: "terminating", service: json!({}), pod: deleted, want: &["10.244.1.1:8080 -st"] },
-        Case { name: "published unready", service: json!({"spec": {"publishNotReadyAddresses": true}}), pod: unready, want: &["10.244.1.1:8080 r--"] },
-        Case { name: "finished", service: json!({}), pod: json!({"status": {"phase": "Succeeded"}}), want: &[] },
-        Case { name: "no address", service: json!({}), pod: json!({"status": {"podIP": null, "podIPs": null}}), want: &[] },
-        Case { name: "not selected", service: json!({}), pod: json!({"metadata": {"labels": {"app": "db"}}}), want: &[] },
-        Case { name: "other family", service: json!({"spec": {"ipFamilies": ["IPv6"]}}), pod: json!({}), want: &[] },
+        Case {
+            name: "published unready",
+            service: json!({"spec": {"publishNotReadyAddresses": true}}),
+            pod: unready,
+            want: &["10.244.1.1:8080 r--"],
+        },
+        Case {
+            name: "finished",
+            service: json!({}),
+            pod: json!({"status": {"phase": "Succeeded"}}),
+            want: &[],
+        },
+        Case {
+            name: "no address",
+            service: json!({}),
+            pod: json!({"status": {"podIP": null, "podIPs": null}}),
+            want: &[],
+        },
+        Case {
+            name: "not selected",
+            service: json!({}),
+            pod: json!({"metadata": {"labels": {"app": "db"}}}),
+            want: &[],
+        },
+        Case {
+            name: "other family",
+            service: json!({"spec": {"ipFamilies": ["IPv6"]}}),
+            pod: json!({}),
+            want: &[],
+        },
         Case {
             name: "number",
             service: json!({"spec": {"ports": [{"port": 80, "targetPort": 9000}]}}),
             pod: json!({}),
             want: &["10.244.1.1:9000 rs-"],
         },
-        Case { name: "defaults to port", service: json!({"spec": {"ports": [{"port": 80}]}}), pod: json!({}), want: &["10.244.1.1:80 rs-"] },
+        Case {
+            name: "defaults to port",
+            service: json!({"spec": {"ports": [{"port": 80}]}}),
+            pod: json!({}),
+            want: &["10.244.1.1:80 rs-"],
+        },
         Case {
             name: "name of another protocol",
             service: json!({"spec": {"ports": [{"port": 80, "protocol": "UDP", "targetPort": "http"}]}}),
@@ -98,7 +134,9 @@ fn who_is_in_a_slice_and_in_which_state() {
 
 #[test]
 fn services_without_pods_of_their_own_are_left_alone() {
-    for spec in [json!({"selector": null}), json!({"selector": {"app": null}}), json!({"type": "ExternalName"})] {
+    for spec in
+        [json!({"selector": null}), json!({"selector": {"app": null}}), json!({"type": "ExternalName"})]
+    {
         let mut cluster = cluster(json!({"spec": spec}));
         cluster.settle();
         assert_eq!((slices(&cluster).len(), cluster.world.endpoints.len()), (0, 0));
@@ -107,14 +145,23 @@ fn services_without_pods_of_their_own_are_left_alone() {
 
 #[test]
 fn what_an_endpoint_tells() {
-    let mut cluster = cluster(json!({"spec": {"clusterIP": "None", "trafficDistribution": "PreferSameZone"}}));
+    let mut cluster =
+        cluster(json!({"spec": {"clusterIP": "None", "trafficDistribution": "PreferSameZone"}}));
     cluster.create::<Node>(json!({"metadata": {"name": "z", "labels": {"topology.kubernetes.io/zone": "a"}},
         "status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
-    pod(&mut cluster, "p", "10.244.1.1", json!({"spec": {"nodeName": "z", "hostname": "p-0", "subdomain": "web"}}));
+    pod(
+        &mut cluster,
+        "p",
+        "10.244.1.1",
+        json!({"spec": {"nodeName": "z", "hostname": "p-0", "subdomain": "web"}}),
+    );
     cluster.settle();
     let slice = slices(&cluster).remove(0);
     let endpoint: Endpoint = slice.endpoints.clone().unwrap().remove(0);
-    assert_eq!((endpoint.hostname.as_deref(), endpoint.node_name.as_deref(), endpoint.zone.as_deref()), (Some("p-0"), Some("z"), Some("a")));
+    assert_eq!(
+        (endpoint.hostname.as_deref(), endpoint.node_name.as_deref(), endpoint.zone.as_deref()),
+        (Some("p-0"), Some("z"), Some("a"))
+    );
     assert_eq!(endpoint.hints.unwrap().for_zones.unwrap()[0].name, "a");
     assert_eq!(endpoint.target_ref.unwrap().name.as_deref(), Some("p"));
     let labels = slice.metadata.labels.clone().unwrap();
@@ -122,14 +169,22 @@ fn what_an_endpoint_tells() {
     assert!(labels.contains_key(HEADLESS_LABEL));
     assert_eq!(slice.metadata.annotations.as_ref().unwrap()[TRIGGER_TIME], cluster.now.to_string());
     let legacy = cluster.world.endpoints.values().next().unwrap();
-    assert_eq!(legacy.subsets.as_ref().unwrap()[0].addresses.as_ref().unwrap()[0].hostname.as_deref(), Some("p-0"));
+    assert_eq!(
+        legacy.subsets.as_ref().unwrap()[0].addresses.as_ref().unwrap()[0].hostname.as_deref(),
+        Some("p-0")
+    );
 }
 
 #[test]
 fn pods_that_resolve_a_name_differently_are_in_different_slices() {
     let mut cluster = cluster(json!({}));
     pod(&mut cluster, "a", "10.244.1.1", json!({}));
-    pod(&mut cluster, "b", "10.244.1.2", json!({"spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 9090}]}]}}));
+    pod(
+        &mut cluster,
+        "b",
+        "10.244.1.2",
+        json!({"spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 9090}]}]}}),
+    );
     cluster.settle();
     assert_eq!(lines(&cluster), ["10.244.1.1:8080 rs-", "10.244.1.2:9090 rs-"]);
     assert_eq!(slices(&cluster).len(), 2);
@@ -155,10 +210,12 @@ fn slices_hold_a_hundred_and_one_pod_is_one_write() {
         pod(&mut cluster, &format!("p{at:03}"), &format!("10.244.1.{at}"), json!({}));
     }
     cluster.settle();
-    let mut sizes: Vec<_> = slices(&cluster).iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
+    let mut sizes: Vec<_> =
+        slices(&cluster).iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).collect();
     sizes.sort_unstable();
     assert_eq!(sizes, [50, 100, 100]);
-    let slice_writes = |cluster: &Cluster| cluster.log.iter().filter(|line| line.contains("EndpointSlice")).count();
+    let slice_writes =
+        |cluster: &Cluster| cluster.log.iter().filter(|line| line.contains("EndpointSlice")).count();
     let before = slice_writes(&cluster);
     cluster.ready("p007", false);
     cluster.settle();
@@ -193,7 +250,10 @@ fn endpoints_are_truncated_and_that_is_said() {
     cluster.settle();
     let legacy = cluster.world.endpoints.values().next().unwrap();
     assert_eq!(legacy.subsets.as_ref().unwrap()[0].addresses.as_ref().unwrap().len(), 1000);
-    assert_eq!(legacy.metadata.annotations.as_ref().unwrap()["endpoints.kubernetes.io/over-capacity"], "truncated");
+    assert_eq!(
+        legacy.metadata.annotations.as_ref().unwrap()["endpoints.kubernetes.io/over-capacity"],
+        "truncated"
+    );
 }
 
 #[test]
@@ -211,7 +271,11 @@ fn hand_made_endpoints_are_mirrored_unless_they_say_no() {
     mirrored.settle();
     assert_eq!(lines(&mirrored), ["192.0.2.1:5432 r--", "192.0.2.2:5432 ---", "2001:db8::1:5432 r--"]);
     assert_eq!(slices(&mirrored).len(), 2, "one a family");
-    mirrored.patch(|world| &world.endpoints, "web", json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}}));
+    mirrored.patch(
+        |world| &world.endpoints,
+        "web",
+        json!({"metadata": {"labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}}}),
+    );
     mirrored.settle();
     assert_eq!(slices(&mirrored).len(), 0);
 

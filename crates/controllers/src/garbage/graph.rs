@@ -185,7 +185,9 @@ impl Graph {
             match self.items.get(&owner.uid) {
                 // A reference across namespaces means nothing.
                 Some(found) if !is_reachable(found, item) => _ = gone.insert(owner.uid.clone()),
-                Some(found) if found.deleting && found.waits.foreground => _ = waiting.insert(owner.uid.clone()),
+                Some(found) if found.deleting && found.waits.foreground => {
+                    _ = waiting.insert(owner.uid.clone())
+                }
                 Some(_) => solid = true,
                 None if self.absent.contains(&owner.uid) => _ = gone.insert(owner.uid.clone()),
                 None => unknown.push(owner.clone()),
@@ -212,9 +214,12 @@ impl Graph {
 
     fn examine_deleting(&self, item: &Item) -> Verdict {
         if item.waits.orphan {
-            return Verdict::Orphan(self.dependents(&item.uid).map(|dependent| dependent.uid.clone()).collect());
+            return Verdict::Orphan(
+                self.dependents(&item.uid).map(|dependent| dependent.uid.clone()).collect(),
+            );
         }
-        let blocks = |dependent: &Item| dependent.owners.iter().any(|owner| owner.uid == item.uid && owner.blocks);
+        let blocks =
+            |dependent: &Item| dependent.owners.iter().any(|owner| owner.uid == item.uid && owner.blocks);
         if item.waits.foreground && !self.dependents(&item.uid).any(blocks) {
             return Verdict::Finish;
         }

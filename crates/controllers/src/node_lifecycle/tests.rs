@@ -6,7 +6,10 @@ use crate::simulation::Cluster;
 fn taints(cluster: &Cluster) -> Vec<String> {
     let node = &cluster.world.nodes[&ObjectKey::new("", "n1")];
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    taints.iter().map(|taint| format!("{}:{}", taint.key.trim_start_matches("node.kubernetes.io/"), taint.effect)).collect()
+    taints
+        .iter()
+        .map(|taint| format!("{}:{}", taint.key.trim_start_matches("node.kubernetes.io/"), taint.effect))
+        .collect()
 }
 
 fn with_pod(tolerations: Value) -> Cluster {
@@ -55,14 +58,19 @@ fn eviction() {
     for case in [
         Case { name: "limited", tolerations: tolerate(json!(300)), stays_goes: (299, Some(2)) },
         Case { name: "for ever", tolerations: tolerate(json!(null)), stays_goes: (100_000, None) },
-        Case { name: "shortest counts", tolerations: {
-            let mut both = tolerate(json!(300)).as_array().unwrap().clone();
-            both.extend(tolerate(json!(10)).as_array().unwrap().clone());
-            json!(both)
-        }, stays_goes: (9, Some(2)) },
+        Case {
+            name: "shortest counts",
+            tolerations: {
+                let mut both = tolerate(json!(300)).as_array().unwrap().clone();
+                both.extend(tolerate(json!(10)).as_array().unwrap().clone());
+                json!(both)
+            },
+            stays_goes: (9, Some(2)),
+        },
     ] {
         let mut cluster = with_pod(case.tolerations);
-        let leaving = |cluster: &Cluster| is_deleting(&cluster.world.pods[&ObjectKey::new("ns", "p")].metadata);
+        let leaving =
+            |cluster: &Cluster| is_deleting(&cluster.world.pods[&ObjectKey::new("ns", "p")].metadata);
         cluster.silent.insert("n1".into());
         cluster.wait(40);
         cluster.settle();
@@ -79,7 +87,10 @@ fn eviction() {
     cluster.silent.insert("n1".into());
     cluster.wait(40);
     cluster.settle();
-    assert!(is_deleting(&cluster.world.pods[&ObjectKey::new("ns", "p")].metadata), "what tolerates nothing goes at once");
+    assert!(
+        is_deleting(&cluster.world.pods[&ObjectKey::new("ns", "p")].metadata),
+        "what tolerates nothing goes at once"
+    );
 }
 
 #[test]

@@ -56,10 +56,14 @@ fn worth<'a>(pod: &'a Pod, on_node: &BTreeMap<Option<&str>, usize>) -> Worth<'a>
             _ => Phase::Unknown,
         },
         ready: pod::is_ready(pod),
-        deletion_cost: annotation(&pod.metadata, DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0),
+        deletion_cost: annotation(&pod.metadata, DELETION_COST)
+            .and_then(|cost| cost.parse().ok())
+            .unwrap_or(0),
         neighbours: Reverse(on_node.get(&node).copied().unwrap_or(0)),
         ready_since: Reverse(pod::ready_since(pod)),
-        restarts: Reverse(statuses.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0)),
+        restarts: Reverse(
+            statuses.into_iter().flatten().map(|status| status.restart_count).max().unwrap_or(0),
+        ),
         created: Reverse(pod.metadata.creation_timestamp.as_ref().map(|time| time.0)),
         name: name_of(&pod.metadata),
     }
@@ -102,7 +106,10 @@ mod tests {
         let cases = [
             Case { name: "without a node", goes: json!({"spec": {"nodeName": null}}) },
             Case { name: "pending", goes: json!({"status": {"phase": "Pending"}}) },
-            Case { name: "not ready", goes: json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}) },
+            Case {
+                name: "not ready",
+                goes: json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+            },
             Case { name: "cheap", goes: json!({"metadata": {"annotations": {DELETION_COST: "-1"}}}) },
             Case {
                 name: "ready for a shorter time",
@@ -112,7 +119,10 @@ mod tests {
                 name: "restarted",
                 goes: json!({"status": {"containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 3}]}}),
             },
-            Case { name: "younger", goes: json!({"metadata": {"creationTimestamp": "2026-01-02T00:00:00Z"}}) },
+            Case {
+                name: "younger",
+                goes: json!({"metadata": {"creationTimestamp": "2026-01-02T00:00:00Z"}}),
+            },
         ];
         for case in cases {
             let (stays, goes) = (pod("a", json!({})), pod("z", case.goes));
@@ -124,7 +134,8 @@ mod tests {
 
     #[test]
     fn a_crowded_node_gives_first() {
-        let (a, b, c) = (pod("a", json!({"spec": {"nodeName": "n2"}})), pod("b", json!({})), pod("c", json!({})));
+        let (a, b, c) =
+            (pod("a", json!({"spec": {"nodeName": "n2"}})), pod("b", json!({})), pod("c", json!({})));
         let names: Vec<_> = first_to_go(&[&a, &b, &c]).iter().map(|pod| name_of(&pod.metadata)).collect();
         assert_eq!(names, ["b", "c", "a"]);
     }

@@ -7,7 +7,8 @@ use crate::world::Objects;
 
 fn cluster(replicas: i32, extra: Value) -> Cluster {
     let mut cluster = Cluster::with_nodes(2);
-    let mut spec = json!({"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template("a")});
+    let mut spec =
+        json!({"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template("a")});
     crate::simulation::merge(&mut spec, extra);
     cluster.create::<ReplicaSet>(json!({"metadata": {"name": "web"}, "spec": spec}));
     cluster
@@ -65,7 +66,9 @@ fn orphans_are_adopted_and_relabelled_pods_released() {
     let mut cluster = cluster(0, json!({}));
     cluster.settle();
     cluster.patch(sets, "web", json!({"spec": {"replicas": 1}}));
-    cluster.create::<Pod>(json!({"metadata": {"name": "stray", "labels": {"app": "web"}}, "spec": {"containers": []}}));
+    cluster.create::<Pod>(
+        json!({"metadata": {"name": "stray", "labels": {"app": "web"}}, "spec": {"containers": []}}),
+    );
     cluster.converge();
     assert_eq!(cluster.world.pods.keys().map(|key| &*key.name).collect::<Vec<_>>(), ["stray"]);
     cluster.patch(|world| &world.pods, "stray", json!({"metadata": {"labels": {"app": "debug"}}}));

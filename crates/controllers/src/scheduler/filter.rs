@@ -50,7 +50,8 @@ pub(super) struct HostPort<'a> {
 impl HostPort<'_> {
     /// All addresses conflict with each.
     fn conflicts(self, other: HostPort<'_>) -> bool {
-        let overlap = self.address == other.address || self.address == "0.0.0.0" || other.address == "0.0.0.0";
+        let overlap =
+            self.address == other.address || self.address == "0.0.0.0" || other.address == "0.0.0.0";
         self.port == other.port && self.protocol == other.protocol && overlap
     }
 }
@@ -85,7 +86,10 @@ pub(super) fn refusal(pod: &Pod, node: &Node, taken: &[HostPort<'_>]) -> Option<
     }
     let blocking = taints(node).filter(|taint| taint.effect != "PreferNoSchedule");
     if let Some(taint) = blocking.into_iter().find(|taint| !is_tolerated(pod, taint)) {
-        return Some(Refusal::Taint { key: taint.key.clone(), value: taint.value.clone().unwrap_or_default() });
+        return Some(Refusal::Taint {
+            key: taint.key.clone(),
+            value: taint.value.clone().unwrap_or_default(),
+        });
     }
     let conflict = host_ports(pod).any(|wanted| taken.iter().any(|taken| wanted.conflicts(*taken)));
     conflict.then_some(Refusal::HostPort)
@@ -112,7 +116,8 @@ pub(super) fn preference(pod: &Pod, node: &Node) -> i64 {
 
 fn has_affinity(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
-    let selected = spec.node_selector.as_ref().is_none_or(|pairs| matches_pairs(pairs, node.metadata.labels.as_ref()));
+    let selected =
+        spec.node_selector.as_ref().is_none_or(|pairs| matches_pairs(pairs, node.metadata.labels.as_ref()));
     let required = spec
         .affinity
         .as_ref()

@@ -15,6 +15,7 @@ fn node_of(cluster: &Cluster, name: &str) -> Option<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn placement() {
     struct Case {
         name: &'static str,
@@ -23,23 +24,45 @@ fn placement() {
         want: Result<&'static str, &'static str>,
     }
     let free = || json!({});
-    let tainted = |effect: &str| json!({"spec": {"taints": [{"key": "dedicated", "value": "db", "effect": effect}]}});
+    let tainted =
+        |effect: &str| json!({"spec": {"taints": [{"key": "dedicated", "value": "db", "effect": effect}]}});
     let affinity = |operator: &str| {
         let expression = json!({"key": "disk", "operator": operator, "values": ["ssd"]});
         json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
             {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}}}})
     };
     let ssd = || json!({"metadata": {"labels": {"disk": "ssd"}}});
-    let host_port = json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}});
+    let host_port =
+        json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]}});
     for case in [
         Case { name: "any: by name", nodes: [free(), free()], pod: json!({}), want: Ok("n1") },
-        Case { name: "cordoned", nodes: [json!({"spec": {"unschedulable": true}}), free()], pod: json!({}), want: Ok("n2") },
-        Case { name: "node selector", nodes: [free(), ssd()], pod: json!({"spec": {"nodeSelector": {"disk": "ssd"}}}), want: Ok("n2") },
+        Case {
+            name: "cordoned",
+            nodes: [json!({"spec": {"unschedulable": true}}), free()],
+            pod: json!({}),
+            want: Ok("n2"),
+        },
+        Case {
+            name: "node selector",
+            nodes: [free(), ssd()],
+            pod: json!({"spec": {"nodeSelector": {"disk": "ssd"}}}),
+            want: Ok("n2"),
+        },
         Case { name: "affinity In", nodes: [free(), ssd()], pod: affinity("In"), want: Ok("n2") },
         Case { name: "affinity NotIn", nodes: [ssd(), free()], pod: affinity("NotIn"), want: Ok("n2") },
         Case { name: "taint", nodes: [tainted("NoSchedule"), free()], pod: json!({}), want: Ok("n2") },
-        Case { name: "taint avoided", nodes: [tainted("PreferNoSchedule"), free()], pod: json!({}), want: Ok("n2") },
-        Case { name: "taint avoided but nothing else", nodes: [tainted("PreferNoSchedule"), tainted("NoExecute")], pod: json!({}), want: Ok("n1") },
+        Case {
+            name: "taint avoided",
+            nodes: [tainted("PreferNoSchedule"), free()],
+            pod: json!({}),
+            want: Ok("n2"),
+        },
+        Case {
+            name: "taint avoided but nothing else",
+            nodes: [tainted("PreferNoSchedule"), tainted("NoExecute")],
+            pod: json!({}),
+            want: Ok("n1"),
+        },
         Case {
             name: "taint tolerated",
             nodes: [tainted("NoSchedule"), json!({"spec": {"unschedulable": true}})],
@@ -58,7 +81,9 @@ fn placement() {
             name: "every reason is counted",
             nodes: [json!({"spec": {"unschedulable": true}}), tainted("NoSchedule")],
             pod: json!({}),
-            want: Err("0/2 nodes are available: 1 node(s) had untolerated taint {dedicated: db}, 1 node(s) were unschedulable."),
+            want: Err(
+                "0/2 nodes are available: 1 node(s) had untolerated taint {dedicated: db}, 1 node(s) were unschedulable.",
+            ),
         },
         Case {
             name: "the same reason is added up",
@@ -83,11 +108,20 @@ fn placement() {
         match case.want {
             Ok(node) => assert_eq!(node_of(&cluster, "p").as_deref(), Some(node), "{}", case.name),
             Err(message) => {
-                let notice = cluster.notices.iter().find(|notice| notice.reason == "FailedScheduling").expect(case.name);
+                let notice = cluster
+                    .notices
+                    .iter()
+                    .find(|notice| notice.reason == "FailedScheduling")
+                    .expect(case.name);
                 assert_eq!(notice.message, message, "{}", case.name);
                 let pod = &cluster.world.pods[&fairway_kit::watch::ObjectKey::new("ns", "p")];
                 let condition = pod::condition(pod, "PodScheduled").expect(case.name);
-                assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("False", Some("Unschedulable")), "{}", case.name);
+                assert_eq!(
+                    (condition.status.as_str(), condition.reason.as_deref()),
+                    ("False", Some("Unschedulable")),
+                    "{}",
+                    case.name
+                );
             }
         }
     }
@@ -113,7 +147,9 @@ fn one_pass_counts_what_it_decided_and_prefers_the_important() {
     for at in 0..9 {
         let owner = json!([{"apiVersion": "apps/v1", "kind": "X", "name": "x", "uid": format!("owner-{}", at % 3), "controller": true}]);
         let name = format!("p{at}");
-        cluster.create::<Pod>(pod(json!({"metadata": {"name": name, "ownerReferences": owner}, "spec": {"priority": at}})));
+        cluster.create::<Pod>(pod(
+            json!({"metadata": {"name": name, "ownerReferences": owner}, "spec": {"priority": at}}),
+        ));
     }
     let plan = reconcile(&cluster.world, cluster.now);
     let Some(Write::Bind { pod: first, .. }) = plan.writes.first() else { panic!("no binding") };

@@ -39,7 +39,9 @@ impl History {
             .filter(|revision| is_controlled_by(&revision.metadata, set.metadata.uid.as_deref()))
             .cloned()
             .collect();
-        all.sort_by(|left, right| (left.revision, name_of(&left.metadata)).cmp(&(right.revision, name_of(&right.metadata))));
+        all.sort_by(|left, right| {
+            (left.revision, name_of(&left.metadata)).cmp(&(right.revision, name_of(&right.metadata)))
+        });
         let highest = all.last().map_or(0, |revision| revision.revision);
         let data = data(&spec.template);
         let hash = content_hash(&data, 0);
@@ -48,7 +50,9 @@ impl History {
             None => return Err(vec![Write::Create(create(set, name, hash, data, highest + 1).into())]),
             // Back to an earlier template: it becomes the latest again.
             Some(found) if found.revision < highest => {
-                return Err(vec![Write::Replace(ControllerRevision { revision: highest + 1, ..(**found).clone() }.into())]);
+                return Err(vec![Write::Replace(
+                    ControllerRevision { revision: highest + 1, ..(**found).clone() }.into(),
+                )]);
             }
             Some(_) => {}
         }
@@ -66,7 +70,8 @@ impl History {
     pub(super) fn prune(&self, pods: &[Arc<Pod>]) -> Vec<Write> {
         let live: BTreeSet<&str> =
             pods.iter().filter_map(|pod| revision(pod)).chain([&*self.current, &*self.update]).collect();
-        let idle: Vec<_> = self.all.iter().filter(|revision| !live.contains(name_of(&revision.metadata))).collect();
+        let idle: Vec<_> =
+            self.all.iter().filter(|revision| !live.contains(name_of(&revision.metadata))).collect();
         let surplus = idle.len().saturating_sub(self.limit);
         idle.into_iter()
             .take(surplus)

@@ -28,7 +28,13 @@ fn set(cluster: &Cluster) -> &StatefulSet {
 fn pods(world: &World) -> Vec<String> {
     let line = |pod: &Arc<Pod>| {
         let image = pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
-        let mark = if is_deleting(&pod.metadata) { "-" } else if pod::is_ready(pod) { "" } else { "!" };
+        let mark = if is_deleting(&pod.metadata) {
+            "-"
+        } else if pod::is_ready(pod) {
+            ""
+        } else {
+            "!"
+        };
         format!("{}={image}{mark}", name_of(&pod.metadata))
     };
     world.pods.values().map(line).collect()
@@ -36,7 +42,14 @@ fn pods(world: &World) -> Vec<String> {
 
 #[test]
 fn names_numbers_and_identity() {
-    for (name, want) in [("db-0", Some(0)), ("db-12", Some(12)), ("db-01", None), ("db--1", None), ("db-", None), ("dbx-1", None)] {
+    for (name, want) in [
+        ("db-0", Some(0)),
+        ("db-12", Some(12)),
+        ("db-01", None),
+        ("db--1", None),
+        ("db-", None),
+        ("dbx-1", None),
+    ] {
         assert_eq!(ordinal("db", name), want, "{name}");
     }
     let mut cluster = cluster(json!({"ordinals": {"start": 5}}));
@@ -102,9 +115,13 @@ fn back_to_an_earlier_template_is_a_new_number_of_the_same_revision() {
         cluster.patch(sets, "db", json!({"spec": {"template": template(version)}}));
         cluster.converge();
     }
-    let mut numbers: Vec<_> = cluster.world.controller_revisions.values().map(|revision| revision.revision).collect();
+    let mut numbers: Vec<_> =
+        cluster.world.controller_revisions.values().map(|revision| revision.revision).collect();
     numbers.sort_unstable();
-    assert_eq!((numbers, pods(&cluster.world)), (vec![2, 3], vec!["db-0=v1".into(), "db-1=v1".into(), "db-2=v1".into()]));
+    assert_eq!(
+        (numbers, pods(&cluster.world)),
+        (vec![2, 3], vec!["db-0=v1".into(), "db-1=v1".into(), "db-2=v1".into()])
+    );
 }
 
 #[test]

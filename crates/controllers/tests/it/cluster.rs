@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use fairway_apiserver::{Server, TlsFiles};
-use fairway_controllers::{Config, Settings};
+use fairway_controllers::{Config, Duties, Settings};
 use fairway_kit::watch::ObjectKey;
 use fairway_kit::{ClientSource, Trigger, shutdown};
 use futures::StreamExt;
@@ -49,7 +49,14 @@ impl Cluster {
         let (address, server) = launch(directory.path(), any).await;
         write_kubeconfig(directory.path(), address);
         let client = fairway_kit::connect(&source(directory.path()), "controllers-test").await.unwrap();
-        let mut cluster = Self { client, directory, server: Some(server), address, controllers: None, kubelets: Vec::new() };
+        let mut cluster = Self {
+            client,
+            directory,
+            server: Some(server),
+            address,
+            controllers: None,
+            kubelets: Vec::new(),
+        };
         for name in ["n1", "n2"] {
             cluster.add_node(name).await;
         }
@@ -84,6 +91,7 @@ impl Cluster {
         let config = Config {
             client: source(self.directory.path()),
             settings: Settings {
+                duties: Duties::WholeCluster,
                 load_balancer_pool: "10.200.0.128/30".parse().ok(),
                 gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
             },
@@ -128,7 +136,12 @@ impl Cluster {
             .output();
         let output = patiently("kubectl", output).await.expect("kubectl is installed");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "kubectl {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "kubectl {arguments:?}: {}{}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 
@@ -147,19 +160,37 @@ impl Cluster {
     }
 
     /// Waits until the object is as wanted, and returns it.
-    pub(crate) async fn until<K>(&self, name: &str, what: &str, wanted: impl Fn(&K) -> bool + Send + Sync) -> K
+    pub(crate) async fn until<K>(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&K) -> bool + Send + Sync,
+    ) -> K
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + DeserializeOwned
+            + 'static,
     {
         let met = |object: Option<&K>| object.is_some_and(&wanted);
-        let found = patiently(&format!("{name}: {what}"), wait::await_condition(self.api::<K>(), name, met)).await;
+        let found =
+            patiently(&format!("{name}: {what}"), wait::await_condition(self.api::<K>(), name, met)).await;
         found.unwrap().unwrap()
     }
 
     /// Waits until all objects of the kind in `default` together are as wanted.
     pub(crate) async fn until_all<K>(&self, what: &str, wanted: impl Fn(&[K]) -> bool) -> Vec<K>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Send + Sync + DeserializeOwned + 'static,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Send
+            + Sync
+            + DeserializeOwned
+            + 'static,
     {
         let api = self.api::<K>();
         let mut changes = pin!(watcher(api.clone(), watcher::Config::default()).default_backoff());
@@ -177,8 +208,12 @@ impl Cluster {
 
     /// Waits for an event with this reason about an object of this name.
     pub(crate) async fn event(&self, name: &str, reason: &str) -> Event {
-        let about = |event: &Event| event.involved_object.name.as_deref() == Some(name) && event.reason.as_deref() == Some(reason);
-        let events = self.until_all(&format!("event {reason} about {name}"), |events: &[Event]| events.iter().any(about)).await;
+        let about = |event: &Event| {
+            event.involved_object.name.as_deref() == Some(name) && event.reason.as_deref() == Some(reason)
+        };
+        let events = self
+            .until_all(&format!("event {reason} about {name}"), |events: &[Event]| events.iter().any(about))
+            .await;
         events.into_iter().find(about).unwrap()
     }
 
@@ -278,15 +313,27 @@ async fn kubelets(client: Client) {
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         if pod.metadata.deletion_timestamp.is_some() {
             let preconditions = Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
-            let _ = api.delete(&name, &DeleteParams { grace_period_seconds: Some(0), preconditions, ..Default::default() }).await;
+            let params = DeleteParams { grace_period_seconds: Some(0), preconditions, ..Default::default() };
+            until_answered(|| api.delete(&name, &params)).await;
         } else if pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).is_none() {
             made += 1;
             let address = format!("10.244.{}.{}", node.trim_start_matches('n'), made % 250 + 1);
             let ready = if spec.containers[0].image.as_deref() == Some("broken") { "False" } else { "True" };
-            let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": seconds(Timestamp::now())});
+            let condition =
+                json!({"type": "Ready", "status": ready, "lastTransitionTime": seconds(Timestamp::now())});
             let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [condition]});
-            let _ = api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(json!({"status": status}))).await;
+            let (params, patch) = (PatchParams::default(), Patch::Strategic(json!({"status": status})));
+            until_answered(|| api.patch_status(&name, &params, &patch)).await;
         }
+    }
+}
+
+/// Repeats a request until the server answers, whatever it answers: nodes outlive an API server that is away.
+async fn until_answered<T, F: Future<Output = kube::Result<T>>>(request: impl Fn() -> F) {
+    while let Err(error) = request().await
+        && !matches!(error, kube::Error::Api(_))
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -36,7 +36,9 @@ async fn orphans_stay_and_are_adopted_by_a_successor() {
     let cluster = with_deployment().await;
     let before: Vec<_> = cluster.pods().await.into_iter().map(|pod| pod.metadata.uid).collect();
     cluster.kubectl(&["delete", "deployment", "web", "--cascade=orphan"]).await;
-    let orphaned = |sets: &[ReplicaSet]| sets.len() == 1 && sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty);
+    let orphaned = |sets: &[ReplicaSet]| {
+        sets.len() == 1 && sets[0].metadata.owner_references.as_ref().is_none_or(Vec::is_empty)
+    };
     cluster.until_all("orphaned", orphaned).await;
     cluster.apply(&[deployment("web", 3, "v1")]).await;
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=20s"]).await;
@@ -50,16 +52,26 @@ async fn an_object_of_any_kind_goes_with_its_last_owner() {
     let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
     cluster.apply(&[map("one"), map("two")]).await;
     let uid = async |name: &str| cluster.api::<ConfigMap>().get(name).await.unwrap().metadata.uid.unwrap();
-    let owner = |name: &str, uid: String| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid});
+    let owner =
+        |name: &str, uid: String| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid});
     let mut child = map("child");
-    child["metadata"]["ownerReferences"] = json!([owner("one", uid("one").await), owner("two", uid("two").await)]);
+    child["metadata"]["ownerReferences"] =
+        json!([owner("one", uid("one").await), owner("two", uid("two").await)]);
     let mut stray = map("stray");
-    stray["metadata"]["ownerReferences"] = json!([owner("never", "00000000-0000-0000-0000-000000000000".into())]);
+    stray["metadata"]["ownerReferences"] =
+        json!([owner("never", "00000000-0000-0000-0000-000000000000".into())]);
     cluster.apply(&[child, stray]).await;
-    let names = |maps: &[ConfigMap]| maps.iter().filter_map(|map| map.metadata.name.clone()).collect::<Vec<_>>();
-    cluster.until_all("stray has no owner", |maps: &[ConfigMap]| !names(maps).contains(&"stray".into())).await;
+    let names =
+        |maps: &[ConfigMap]| maps.iter().filter_map(|map| map.metadata.name.clone()).collect::<Vec<_>>();
+    cluster
+        .until_all("stray has no owner", |maps: &[ConfigMap]| !names(maps).contains(&"stray".into()))
+        .await;
     cluster.kubectl(&["delete", "configmap", "one"]).await;
-    cluster.until("child", "one owner left", |map: &ConfigMap| map.metadata.owner_references.as_ref().map(Vec::len) == Some(1)).await;
+    cluster
+        .until("child", "one owner left", |map: &ConfigMap| {
+            map.metadata.owner_references.as_ref().map(Vec::len) == Some(1)
+        })
+        .await;
     cluster.kubectl(&["delete", "configmap", "two"]).await;
     cluster.until_all("child is gone", |maps: &[ConfigMap]| !names(maps).contains(&"child".into())).await;
 }
@@ -93,10 +105,30 @@ async fn a_namespace_says_what_it_waits_for() {
     let all: Api<Namespace> = Api::all(cluster.client.clone());
     let told = |namespace: Option<&Namespace>| {
         let conditions = namespace.and_then(|namespace| namespace.status.as_ref()?.conditions.as_ref());
-        let finalizers = conditions.into_iter().flatten().find(|condition| condition.type_ == "NamespaceFinalizersRemaining");
-        finalizers.is_some_and(|condition| condition.message.as_deref().is_some_and(|message| message.contains("example.com/hold in 1")))
+        let finalizers = conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == "NamespaceFinalizersRemaining");
+        finalizers.is_some_and(|condition| {
+            condition.message.as_deref().is_some_and(|message| message.contains("example.com/hold in 1"))
+        })
     };
     patiently("condition", wait::await_condition(all.clone(), "stuck", told)).await.unwrap();
-    cluster.kubectl(&["-n", "stuck", "patch", "configmap", "held", "--type=merge", r#"-p={"metadata":{"finalizers":null}}"#]).await;
-    patiently("the end", wait::await_condition(all, "stuck", |namespace: Option<&Namespace>| namespace.is_none())).await.unwrap();
+    cluster
+        .kubectl(&[
+            "-n",
+            "stuck",
+            "patch",
+            "configmap",
+            "held",
+            "--type=merge",
+            r#"-p={"metadata":{"finalizers":null}}"#,
+        ])
+        .await;
+    patiently(
+        "the end",
+        wait::await_condition(all, "stuck", |namespace: Option<&Namespace>| namespace.is_none()),
+    )
+    .await
+    .unwrap();
 }

@@ -19,7 +19,10 @@ async fn revision(cluster: &Cluster) -> String {
 fn available(wanted: i32) -> impl Fn(&Deployment) -> bool {
     move |deployment| {
         let status = deployment.status.clone().unwrap_or_default();
-        status.available_replicas == Some(wanted) && status.replicas == Some(wanted) && status.updated_replicas == Some(wanted)
+        status.observed_generation == deployment.metadata.generation
+            && status.available_replicas == Some(wanted)
+            && status.replicas == Some(wanted)
+            && status.updated_replicas == Some(wanted)
     }
 }
 
@@ -80,26 +83,52 @@ async fn pods_of_a_silent_node_are_taken_out_of_traffic_until_it_is_back() {
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     // As if it had reported last a minute ago.
     let long_ago = Timestamp::now() - jiff::SignedDuration::from_secs(60);
-    cluster.kubectl(&["patch", "node", "n1", "--subresource=status", "--type=json",
-        &format!(r#"-p=[{{"op":"replace","path":"/status/conditions/0/lastHeartbeatTime","value":"{}"}}]"#, long_ago.strftime("%Y-%m-%dT%H:%M:%SZ"))]).await;
+    cluster
+        .kubectl(&[
+            "patch",
+            "node",
+            "n1",
+            "--subresource=status",
+            "--type=json",
+            &format!(
+                r#"-p=[{{"op":"replace","path":"/status/conditions/0/lastHeartbeatTime","value":"{}"}}]"#,
+                long_ago.strftime("%Y-%m-%dT%H:%M:%SZ")
+            ),
+        ])
+        .await;
     cluster.renew_lease("n1", long_ago).await;
     let tainted = |node: Option<&Node>| {
         let taints = node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default();
-        taints.iter().any(|taint| taint.key == "node.kubernetes.io/unreachable" && taint.effect == "NoExecute")
+        taints
+            .iter()
+            .any(|taint| taint.key == "node.kubernetes.io/unreachable" && taint.effect == "NoExecute")
     };
     patiently("taint", wait::await_condition(nodes.clone(), "n1", tainted)).await.unwrap();
     let unready = |pods: &[Pod]| {
         let condition = |pod: &Pod| {
-            let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+            let conditions =
+                pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
             conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "False")
         };
-        pods.iter().filter(|pod| condition(pod)).all(|pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some("n1"))
+        pods.iter()
+            .filter(|pod| condition(pod))
+            .all(|pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some("n1"))
             && pods.iter().any(condition)
     };
     cluster.until_all("its pod is unready", unready).await;
     cluster.renew_lease("n1", Timestamp::now()).await;
-    cluster.kubectl(&["patch", "node", "n1", "--subresource=status", "--type=json",
-        r#"-p=[{"op":"replace","path":"/status/conditions/0/status","value":"True"}]"#]).await;
-    let clean = |node: Option<&Node>| node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default().is_empty();
+    cluster
+        .kubectl(&[
+            "patch",
+            "node",
+            "n1",
+            "--subresource=status",
+            "--type=json",
+            r#"-p=[{"op":"replace","path":"/status/conditions/0/status","value":"True"}]"#,
+        ])
+        .await;
+    let clean = |node: Option<&Node>| {
+        node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default().is_empty()
+    };
     patiently("no taint", wait::await_condition(nodes, "n1", clean)).await.unwrap();
 }

@@ -35,8 +35,16 @@ async fn a_deployment_rolls_forward_and_back_as_kubectl_shows_it() {
 async fn pods_spread_evenly_over_the_nodes() {
     let cluster = Cluster::start().await;
     cluster.apply(&[deployment("web", 10, "v1"), deployment("api", 6, "v1")]).await;
-    cluster.until::<Deployment>("web", "available", |web| web.status.as_ref().and_then(|status| status.available_replicas) == Some(10)).await;
-    cluster.until::<Deployment>("api", "available", |api| api.status.as_ref().and_then(|status| status.available_replicas) == Some(6)).await;
+    cluster
+        .until::<Deployment>("web", "available", |web| {
+            web.status.as_ref().and_then(|status| status.available_replicas) == Some(10)
+        })
+        .await;
+    cluster
+        .until::<Deployment>("api", "available", |api| {
+            api.status.as_ref().and_then(|status| status.available_replicas) == Some(6)
+        })
+        .await;
     let mut placed: BTreeMap<(String, String), usize> = BTreeMap::new();
     for pod in cluster.pods().await {
         let app = pod.metadata.labels.as_ref().unwrap()["app"].clone();
@@ -55,7 +63,9 @@ async fn a_stateful_set_comes_up_in_order_and_rolls_back() {
     cluster.apply(&[set]).await;
     cluster.kubectl(&["rollout", "status", "statefulset/db", "--timeout=20s"]).await;
     let mut pods = cluster.pods().await;
-    pods.sort_by_key(|pod| pod.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok()));
+    pods.sort_by_key(|pod| {
+        pod.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok())
+    });
     let names: Vec<_> = pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect();
     assert_eq!(names, ["db-0", "db-1", "db-2"]);
     cluster.kubectl(&["set", "image", "statefulset/db", "c=v2"]).await;
@@ -80,7 +90,12 @@ async fn volume_claim_templates_are_refused_with_an_event() {
     cluster.apply(&[set]).await;
     let event = cluster.event("db", "FailedCreate").await;
     assert!(event.message.unwrap().contains("volumeClaimTemplates are not supported"));
-    let told = |set: &StatefulSet| set.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| !conditions.is_empty());
+    let told = |set: &StatefulSet| {
+        set.status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref())
+            .is_some_and(|conditions| !conditions.is_empty())
+    };
     cluster.until("db", "condition", told).await;
     assert_eq!(cluster.pods().await, []);
 }
@@ -94,7 +109,10 @@ async fn an_unschedulable_pod_says_why_and_is_placed_when_a_node_fits() {
     });
     cluster.apply(&[pod]).await;
     let event = cluster.event("picky", "FailedScheduling").await;
-    assert_eq!(event.message.as_deref(), Some("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."));
+    assert_eq!(
+        event.message.as_deref(),
+        Some("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.")
+    );
     let pending = cluster.kubectl(&["get", "pod", "picky"]).await;
     assert!(pending.contains("Pending"), "{pending}");
     cluster.kubectl(&["label", "node", "n2", "disk=ssd"]).await;
@@ -120,6 +138,8 @@ async fn a_broken_version_is_stopped_and_can_be_undone() {
     cluster.kubectl(&["rollout", "undo", "deployment/web"]).await;
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=20s"]).await;
     assert_eq!(images(&cluster.pods().await), [("v1".into(), 4)]);
-    let idle = |sets: &[ReplicaSet]| sets.iter().filter(|set| set.spec.as_ref().unwrap().replicas == Some(0)).count() == 1;
+    let idle = |sets: &[ReplicaSet]| {
+        sets.iter().filter(|set| set.spec.as_ref().unwrap().replicas == Some(0)).count() == 1
+    };
     cluster.until_all("the broken version is idle", idle).await;
 }

@@ -31,6 +31,7 @@ fn graph(items: Vec<Item>) -> Graph {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn verdicts() {
     struct Case {
         name: &'static str,
@@ -42,17 +43,42 @@ fn verdicts() {
     let cluster_wide = || Item { key: ObjectKey::new("", "a"), ..item("a", &[]) };
     let cases = [
         Case { name: "no owner", given: vec![item("x", &[])], absent: &[], want: Verdict::Keep },
-        Case { name: "owner there", given: vec![item("a", &[]), item("x", &["a"])], absent: &[], want: Verdict::Keep },
-        Case { name: "owner unknown", given: vec![item("x", &["a"])], absent: &[], want: Verdict::Ask(item("x", &["a"]).owners) },
-        Case { name: "owner gone", given: vec![item("x", &["a"])], absent: &["a"], want: Verdict::Delete(Policy::Background) },
+        Case {
+            name: "owner there",
+            given: vec![item("a", &[]), item("x", &["a"])],
+            absent: &[],
+            want: Verdict::Keep,
+        },
+        Case {
+            name: "owner unknown",
+            given: vec![item("x", &["a"])],
+            absent: &[],
+            want: Verdict::Ask(item("x", &["a"]).owners),
+        },
+        Case {
+            name: "owner gone",
+            given: vec![item("x", &["a"])],
+            absent: &["a"],
+            want: Verdict::Delete(Policy::Background),
+        },
         Case {
             name: "one of two gone",
             given: vec![item("b", &[]), item("x", &["a", "b"])],
             absent: &["a"],
             want: Verdict::Detach(["a".into()].into()),
         },
-        Case { name: "owner in another namespace", given: vec![other_namespace(), item("x", &["a"])], absent: &[], want: Verdict::Delete(Policy::Background) },
-        Case { name: "owner cluster-wide", given: vec![cluster_wide(), item("x", &["a"])], absent: &[], want: Verdict::Keep },
+        Case {
+            name: "owner in another namespace",
+            given: vec![other_namespace(), item("x", &["a"])],
+            absent: &[],
+            want: Verdict::Delete(Policy::Background),
+        },
+        Case {
+            name: "owner cluster-wide",
+            given: vec![cluster_wide(), item("x", &["a"])],
+            absent: &[],
+            want: Verdict::Keep,
+        },
         Case {
             name: "owner being deleted in the background keeps until it is gone",
             given: vec![deleting(item("a", &[]), false, false), item("x", &["a"])],
@@ -77,14 +103,24 @@ fn verdicts() {
             absent: &[],
             want: Verdict::Keep,
         },
-        Case { name: "foreground ends", given: vec![deleting(item("x", &[]), true, false)], absent: &[], want: Verdict::Finish },
+        Case {
+            name: "foreground ends",
+            given: vec![deleting(item("x", &[]), true, false)],
+            absent: &[],
+            want: Verdict::Finish,
+        },
         Case {
             name: "orphan",
             given: vec![deleting(item("x", &[]), false, true), item("y", &["x"])],
             absent: &[],
             want: Verdict::Orphan(vec!["y".into()]),
         },
-        Case { name: "deleted already", given: vec![deleting(item("x", &["a"]), false, false)], absent: &["a"], want: Verdict::Keep },
+        Case {
+            name: "deleted already",
+            given: vec![deleting(item("x", &["a"]), false, false)],
+            absent: &["a"],
+            want: Verdict::Keep,
+        },
     ];
     for case in cases {
         let mut graph = graph(case.given);
@@ -124,10 +160,15 @@ fn collect(graph: &mut Graph, mut examine: Vec<Uid>) {
                 owners.into_iter().for_each(|owner| graph.confirm_absent(owner.uid));
                 examine.push(uid);
             }
-            Verdict::Delete(Policy::Foreground) => examine.extend(graph.observe(deleting(found, true, false))),
-            Verdict::Delete(Policy::Background | Policy::Orphan) | Verdict::Finish => examine.extend(graph.forget(&uid)),
+            Verdict::Delete(Policy::Foreground) => {
+                examine.extend(graph.observe(deleting(found, true, false)))
+            }
+            Verdict::Delete(Policy::Background | Policy::Orphan) | Verdict::Finish => {
+                examine.extend(graph.forget(&uid))
+            }
             Verdict::Detach(gone) => {
-                let owners = found.owners.iter().filter(|owner| !gone.contains(&owner.uid)).cloned().collect();
+                let owners =
+                    found.owners.iter().filter(|owner| !gone.contains(&owner.uid)).cloned().collect();
                 examine.extend(graph.observe(Item { owners, ..found }));
             }
             Verdict::Orphan(_) => unreachable!("not in this test"),
