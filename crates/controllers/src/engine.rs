@@ -20,7 +20,7 @@ use crate::garbage::Collector;
 use crate::namespace;
 use crate::node_lifecycle::LEASE_NAMESPACE;
 use crate::queue::{Outcome, Queue};
-use crate::task::{Settings, Task, affected, is_ending};
+use crate::task::{Duties, Settings, Task, affected, is_ending};
 use crate::world::*;
 
 /// Tasks carried out at the same time.
@@ -28,6 +28,9 @@ const CONCURRENT_TASKS_MAX: usize = 32;
 /// A namespace that is waited for is looked at again after this even if nothing was seen to disappear (events and the like are
 /// not watched).
 const NAMESPACE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Disappearances that wait to be looked at; more are left to [`NAMESPACE_AGAIN`].
+const REMOVALS_MAX: usize = 1024;
 
 /// Shared by all loops of one process.
 pub(crate) struct Engine {
@@ -42,7 +45,7 @@ pub(crate) struct Engine {
 
 /// Runs everything until shutdown; `ready` is called when every watch has delivered its first list.
 pub(crate) async fn run(client: Client, settings: Settings, shutdown: Shutdown, ready: impl FnOnce()) {
-    let (removed, removals) = mpsc::unbounded_channel();
+    let (removed, removals) = mpsc::channel(REMOVALS_MAX);
     let engine = Arc::new(Engine {
         recorder: Recorder::start(client.clone(), shutdown.clone()),
         collector: Collector::new(client.clone(), removed),
@@ -56,10 +59,13 @@ pub(crate) async fn run(client: Client, settings: Settings, shutdown: Shutdown, 
         return;
     }
     ready();
-    let collector = tokio::spawn(engine.collector.clone().run(shutdown.clone()));
-    let namespaces = tokio::spawn(engine.clone().follow_removals(removals, shutdown.clone()));
+    let mut others = JoinSet::new();
+    if engine.settings.duties == Duties::WholeCluster {
+        others.spawn(engine.collector.clone().run(shutdown.clone()));
+        others.spawn(engine.clone().follow_removals(removals, shutdown.clone()));
+    }
     shutdown.unless_requested(engine.work_off()).await;
-    let _ = futures::future::join(collector, namespaces).await;
+    others.join_all().await;
 }
 
 impl Engine {
@@ -115,6 +121,7 @@ impl Engine {
         for change in &changes {
             self.collector.tell(change);
             let tasks = affected(&world, &self.settings, change);
+            let tasks = tasks.into_iter().filter(|task| task.is_part_of(self.settings.duties));
             let mut queue = self.queue();
             for task in tasks {
                 queue.add(task);
@@ -199,11 +206,7 @@ impl Engine {
     }
 
     /// Something disappeared from a namespace: the last thing that it waited for, perhaps.
-    async fn follow_removals(
-        self: Arc<Self>,
-        mut removals: mpsc::UnboundedReceiver<Arc<str>>,
-        shutdown: Shutdown,
-    ) {
+    async fn follow_removals(self: Arc<Self>, mut removals: mpsc::Receiver<Arc<str>>, shutdown: Shutdown) {
         while let Some(Some(namespace)) = shutdown.unless_requested(removals.recv()).await {
             if is_ending(&self.caches.world(), &namespace) {
                 self.queue().add(Task::Namespace(namespace.to_string()));

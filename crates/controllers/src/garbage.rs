@@ -44,7 +44,7 @@ pub(crate) struct Collector {
     work: Notify,
     resources: watch::Sender<Arc<[Resource]>>,
     /// Told of the namespaces in which something disappeared.
-    removed: tokio::sync::mpsc::UnboundedSender<Arc<str>>,
+    removed: tokio::sync::mpsc::Sender<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ enum Failure {
 }
 
 impl Collector {
-    pub(crate) fn new(client: Client, removed: tokio::sync::mpsc::UnboundedSender<Arc<str>>) -> Arc<Self> {
+    pub(crate) fn new(client: Client, removed: tokio::sync::mpsc::Sender<Arc<str>>) -> Arc<Self> {
         let (resources, _) = watch::channel(Arc::from([]));
         Arc::new(Self { client, state: Mutex::default(), work: Notify::new(), resources, removed })
     }
@@ -96,8 +96,8 @@ impl Collector {
         if new.is_none()
             && let Some(namespace) = old.and_then(|old| old.meta().namespace.as_deref())
         {
-            // The receiver ends with the process.
-            let _ = self.removed.send(namespace.into());
+            // When there is no room, the namespace is looked at again anyway.
+            let _ = self.removed.try_send(namespace.into());
         }
         examine.extend(new_item.map(|item| state.graph.observe(item)).unwrap_or_default());
         state.enqueue(examine);

@@ -44,7 +44,7 @@ pub mod stateful_set;
 pub mod task;
 pub mod world;
 
-pub use task::Settings;
+pub use task::{Duties, Settings};
 
 /// How the controllers run.
 #[derive(Clone, Debug)]

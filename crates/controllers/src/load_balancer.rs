@@ -168,8 +168,11 @@ mod tests {
     use super::*;
     use crate::world::Object;
 
-    /// Services by name: type, requested address, address held, class.
-    fn world(services: &[(&str, &str, Option<&str>, Option<&str>, Option<&str>)]) -> World {
+    /// A Service: name, type, requested address, address held, class.
+    type Given<'a> = (&'a str, &'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
+    /// The oldest first.
+    fn world(services: &[Given<'_>]) -> World {
         let mut world = World::default();
         for (at, (name, type_, requested, held, class)) in services.iter().enumerate() {
             let ingress: Vec<Value> = held.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
@@ -196,11 +199,11 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn allocation() {
-        type Given<'a> = &'a [(&'a str, &'a str, Option<&'a str>, Option<&'a str>, Option<&'a str>)];
         struct Case<'a> {
             name: &'a str,
-            given: Given<'a>,
+            given: &'a [Given<'a>],
             want: &'a [&'a str],
             reasons: &'a [&'a str],
         }

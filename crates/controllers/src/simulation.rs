@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::metadata::{after_seconds, is_deleting, name_of};
 use crate::plan::{Deletion, Notice, Write};
 use crate::pod;
-use crate::task::{Settings, Task, affected};
+use crate::task::{Duties, Settings, Task, affected};
 use crate::world::*;
 
 /// Passes after which controllers that still find something to do are called a hot loop.
@@ -39,6 +39,7 @@ impl Cluster {
     /// Nodes n1, n2, … that are ready, and the namespace `ns`.
     pub(crate) fn with_nodes(count: usize) -> Self {
         let settings = Settings {
+            duties: Duties::WholeCluster,
             load_balancer_pool: "10.200.0.128/25".parse().ok(),
             gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
         };

@@ -15,9 +15,21 @@ use crate::{
     scheduler, stateful_set,
 };
 
+/// How much of a cluster is run from here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duties {
+    /// Everything: there is no other controller manager and no other scheduler.
+    #[default]
+    WholeCluster,
+    /// Only what Kubernetes itself leaves to add-ons: addresses of load balancers and Ingresses.
+    AddOns,
+}
+
 /// What the pure controllers have to know besides the objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// What is done from here, and what another does.
+    pub duties: Duties,
     /// Addresses for Services of type LoadBalancer; without one they get none from here.
     pub load_balancer_pool: Option<Ipv4Net>,
     /// The Service through which Ingresses are reached.
@@ -52,6 +64,22 @@ pub enum Task {
 }
 
 impl Task {
+    /// Whether it is done from here.
+    pub fn is_part_of(&self, duties: Duties) -> bool {
+        match self {
+            Self::LoadBalancers | Self::IngressStatus(_) => true,
+            Self::Schedule
+            | Self::ReplicaSet(_)
+            | Self::Deployment(_)
+            | Self::StatefulSet(_)
+            | Self::Endpoints(_)
+            | Self::Mirror(_)
+            | Self::Node(_)
+            | Self::PodGc
+            | Self::Namespace(_) => duties == Duties::WholeCluster,
+        }
+    }
+
     /// Who does it, as events name it.
     pub fn component(&self) -> &'static str {
         match self {

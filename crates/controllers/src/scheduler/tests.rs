@@ -15,6 +15,7 @@ fn node_of(cluster: &Cluster, name: &str) -> Option<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn placement() {
     struct Case {
         name: &'static str,

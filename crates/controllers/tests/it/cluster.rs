@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use fairway_apiserver::{Server, TlsFiles};
-use fairway_controllers::{Config, Settings};
+use fairway_controllers::{Config, Duties, Settings};
 use fairway_kit::watch::ObjectKey;
 use fairway_kit::{ClientSource, Trigger, shutdown};
 use futures::StreamExt;
@@ -91,6 +91,7 @@ impl Cluster {
         let config = Config {
             client: source(self.directory.path()),
             settings: Settings {
+                duties: Duties::WholeCluster,
                 load_balancer_pool: "10.200.0.128/30".parse().ok(),
                 gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
             },
@@ -312,12 +313,8 @@ async fn kubelets(client: Client) {
         let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
         if pod.metadata.deletion_timestamp.is_some() {
             let preconditions = Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None });
-            let _ = api
-                .delete(
-                    &name,
-                    &DeleteParams { grace_period_seconds: Some(0), preconditions, ..Default::default() },
-                )
-                .await;
+            let params = DeleteParams { grace_period_seconds: Some(0), preconditions, ..Default::default() };
+            until_answered(|| api.delete(&name, &params)).await;
         } else if pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).is_none() {
             made += 1;
             let address = format!("10.244.{}.{}", node.trim_start_matches('n'), made % 250 + 1);
@@ -325,10 +322,18 @@ async fn kubelets(client: Client) {
             let condition =
                 json!({"type": "Ready", "status": ready, "lastTransitionTime": seconds(Timestamp::now())});
             let status = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [condition]});
-            let _ = api
-                .patch_status(&name, &PatchParams::default(), &Patch::Strategic(json!({"status": status})))
-                .await;
+            let (params, patch) = (PatchParams::default(), Patch::Strategic(json!({"status": status})));
+            until_answered(|| api.patch_status(&name, &params, &patch)).await;
         }
+    }
+}
+
+/// Repeats a request until the server answers, whatever it answers: nodes outlive an API server that is away.
+async fn until_answered<T, F: Future<Output = kube::Result<T>>>(request: impl Fn() -> F) {
+    while let Err(error) = request().await
+        && !matches!(error, kube::Error::Api(_))
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

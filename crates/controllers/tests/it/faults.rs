@@ -19,7 +19,8 @@ async fn revision(cluster: &Cluster) -> String {
 fn available(wanted: i32) -> impl Fn(&Deployment) -> bool {
     move |deployment| {
         let status = deployment.status.clone().unwrap_or_default();
-        status.available_replicas == Some(wanted)
+        status.observed_generation == deployment.metadata.generation
+            && status.available_replicas == Some(wanted)
             && status.replicas == Some(wanted)
             && status.updated_replicas == Some(wanted)
     }

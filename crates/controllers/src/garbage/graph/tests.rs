@@ -31,6 +31,7 @@ fn graph(items: Vec<Item>) -> Graph {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn verdicts() {
     struct Case {
         name: &'static str,
