@@ -33,14 +33,19 @@ pub(crate) fn root_authority(pem: &str) -> Value {
 }
 
 impl Api {
-    /// Makes what is missing, and sets straight what depends on the configuration.
+    /// Makes what is missing, and sets straight what depends on the configuration. Writes nothing when all is well.
     pub(crate) async fn boot(self: &Arc<Self>) -> Result<(), CommitError<Status>> {
         let api = Arc::clone(self);
         let boot = move |txn: &mut Txn| {
             for name in NAMESPACES {
                 let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
                 api.ensure(txn, "", "namespaces", "", namespace, &[])?;
-                api.furnish_namespace(txn, name);
+            }
+            let namespaces = txn.state().objects(&Collection::new("", "namespaces"));
+            for (key, namespace) in &namespaces {
+                if !document::is_terminating(namespace.value()) {
+                    api.furnish_namespace(txn, key.name());
+                }
             }
             api.ensure(txn, "", "services", "default", api.own_service(), &["spec"])?;
             api.ensure(txn, "", "endpoints", "default", own_endpoints(api.advertise), &["subsets"])?;

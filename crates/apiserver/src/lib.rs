@@ -21,12 +21,12 @@ mod allocations;
 pub mod auth;
 mod boot;
 mod discovery;
-mod expire;
 pub mod http;
 mod metrics;
 mod rest;
 mod server;
 pub mod store;
+mod upkeep;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -175,11 +175,11 @@ impl Server {
             shutdown.await;
             trigger.cancel();
         });
-        let expiring = tokio::spawn(expire::run(Arc::clone(&self.api)));
+        let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.api)));
         crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop)
             .await;
         waiting.abort();
-        let _ = expiring.await;
+        let _ = upkeep.await;
         self.api.store.close().await;
     }
 }

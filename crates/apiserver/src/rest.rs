@@ -191,6 +191,7 @@ impl Call<'_> {
             self.allowed(Verb::Patch)?;
         }
         let patch_type = PatchType::from_content_type(self.content_type());
+        let patch_type = patch_type.filter(|patch_type| *patch_type != PatchType::Apply);
         let patch_type =
             patch_type.ok_or_else(|| Status::unsupported_media_type(fairway_objects::patch::ACCEPTED))?;
         let body = body::read(request.into_body()).await?;

@@ -136,13 +136,10 @@ impl Store {
         let shared = Arc::new(Shared {
             revision: watch::Sender::new(opened.state.revision()),
             state: ArcSwap::from_pointee(opened.state),
-            logs: RwLock::new(HashMap::new()),
+            logs: RwLock::new(opened.history),
             base: opened.base,
             metrics: Metrics::default(),
         });
-        for (time_ms, change) in opened.history {
-            shared.log(&change.collection).append(time_ms, vec![change]);
-        }
         let writer = writer::start(
             Arc::clone(&shared),
             opened.directory,

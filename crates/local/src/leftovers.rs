@@ -102,6 +102,8 @@ pub(crate) fn clean(
     if let Err(error) = host::restore_forwarding(directories) {
         report.failures.push(error);
     }
+    // A process that was just executing during the first look had no environment yet and was not seen.
+    kill_processes(name, &mut report);
     detach_mounts(directories, &mut report);
     if let Err(error) = empty_run_directory(directories, run) {
         report.failures.push(error);

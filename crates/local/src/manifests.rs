@@ -56,8 +56,20 @@ fn adapt(object: &mut Value, settings: &Settings) {
     if is("Service", "kube-dns") {
         set(object, "/spec", "clusterIP", json!(settings.dns_address().to_string()));
     } else if is("Deployment", "fairway-dns") {
-        let domain = ["--cluster-domain", &settings.domain];
-        set(object, "/spec/template/spec/containers/0", "args", json!(domain));
+        let (server, networks) = (settings.dns_address().to_string(), &settings.networks);
+        let ranges = [networks.services().to_string(), networks.pods().to_string()];
+        let [services, pods] = &ranges;
+        let arguments = [
+            "--cluster-domain",
+            &settings.domain,
+            "--service-address",
+            &server,
+            "--reverse",
+            services,
+            "--reverse",
+            pods,
+        ];
+        set(object, "/spec/template/spec/containers/0", "args", json!(arguments));
     }
 }
 
@@ -112,7 +124,8 @@ async fn try_apply(client: &Client, object: DynamicObject) -> Result<DynamicObje
     };
     let outcome = match api.create(&PostParams::default(), &object).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            let patch = Patch::Strategic(without_replicas(object));
+            // Lists are replaced whole: the merge key of Service ports is the number alone, and DNS has 53 twice.
+            let patch = Patch::Merge(without_replicas(object));
             api.patch(&name, &PatchParams::default(), &patch).await
         }
         other => other,
@@ -188,7 +201,8 @@ mod tests {
         assert_eq!(dns.spec.unwrap().cluster_ip.unwrap(), "10.97.0.10");
         let dns: Deployment = serde_json::from_value(find("fairway-dns", "Deployment")).unwrap();
         let container = &dns.spec.unwrap().template.spec.unwrap().containers[0];
-        assert_eq!(container.args.as_deref().unwrap(), ["--cluster-domain", "cluster.test"]);
+        let arguments = container.args.as_deref().unwrap();
+        assert_eq!(arguments[..4], ["--cluster-domain", "cluster.test", "--service-address", "10.97.0.10"]);
         assert_eq!(container.image.as_deref(), Some("fairway.dev/fairway"));
     }
 

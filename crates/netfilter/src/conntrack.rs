@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::codec::{Attributes, Writer};
+use crate::data::Protocol;
 use crate::error::Error;
 use crate::netlink::{self, flow, flow_message, tuple, tuple_ip, tuple_protocol};
-use crate::object::{Family, Protocol};
+use crate::object::Family;
 use crate::socket::Raw;
 
 /// One direction of a flow.
@@ -91,21 +92,19 @@ impl Conntrack {
         self.raw.list(family.number(), flow_message::GET, "conntrack flows", |_| {}, decode_flow)
     }
 
-    /// Deletes the flows that a filter takes; returns how many. The cost is that of listing all flows.
-    pub fn delete(&mut self, family: Family, filters: &FlowFilters) -> Result<usize, Error> {
-        if filters.is_empty() {
-            return Ok(0);
-        }
+    /// Deletes the flows that `is_stale` takes ([`FlowFilters::matches`], say); returns how many. The cost is that of listing all flows.
+    pub fn delete(&mut self, family: Family, is_stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
         let mut deleted = 0;
-        for flow in self.list(family)?.iter().filter(|flow| filters.matches(flow)) {
-            match self.raw.ask(
+        for flow in self.list(family)?.iter().filter(|flow| is_stale(flow)) {
+            let ask = self.raw.ask(
                 family.number(),
                 flow_message::DELETE,
                 0,
                 "a conntrack flow",
                 |body| encode_flow(body, flow),
                 |_| {},
-            ) {
+            );
+            match ask {
                 Ok(()) => deleted += 1,
                 // It ended by itself.
                 Err(error) if error.is_not_found() => {}

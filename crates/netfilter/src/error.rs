@@ -38,7 +38,7 @@ pub enum Error {
     #[error("the kernel refused {object}: {source}{}; nothing was changed", if .reason.is_empty() { String::new() } else { format!(" ({})", .reason) })]
     Refused {
         /// The first object that was refused.
-        object: Object,
+        object: Box<Object>,
         /// The kernel's error.
         source: io::Error,
         /// The kernel's own words, often empty.

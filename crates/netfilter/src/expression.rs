@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::codec::Writer;
+use crate::data::Data;
 use crate::netlink;
-use crate::object::{Data, Family, Name, Verdict};
+use crate::object::{Family, Name, Verdict};
 
 /// One of the sixteen 32-bit registers. The verdict has a register of its own that no expression here can name by accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

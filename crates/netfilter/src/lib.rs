@@ -8,6 +8,7 @@
 //! kernel; [`Socket`] and [`Conntrack`] only move bytes. Statements are kept on the level of the `nft` language, because that is what people
 //! read in `nft list ruleset`, and are lowered to register code ([`expression`]) in one place, where register numbers cannot be got wrong twice.
 //!
+//! - [`data`]: keys and values of sets and maps
 //! - [`object`]: tables, chains, sets, maps, elements, rules, names and comments
 //! - [`statement`]: matches, map look-ups, NAT, verdicts; their lowering
 //! - [`expression`]: the kernel's register code
@@ -19,6 +20,7 @@
 
 pub mod codec;
 pub mod conntrack;
+pub mod data;
 pub mod error;
 pub mod expression;
 mod netlink;
@@ -29,10 +31,11 @@ pub mod statement;
 pub mod transaction;
 
 pub use conntrack::{Conntrack, Flow, FlowFilter};
+pub use data::{Data, DataType, Protocol};
 pub use error::Error;
 pub use object::{
-    Base, Chain, ChainKind, Comment, Data, DataType, Element, Family, Hook, Name, Protocol, Rule, Set,
-    SetKind, Table, TableId, Value, Verdict,
+    Base, Chain, ChainKind, Comment, Element, Family, Hook, Name, Rule, Set, SetKind, Table, TableId, Value,
+    Verdict,
 };
 pub use readback::{InstalledChain, InstalledRule, InstalledSet, InstalledTable};
 pub use socket::Socket;

@@ -19,8 +19,9 @@ numbers! {
     extended: u16 { MESSAGE = 1, OFFSET = 2 }
     message: u16 {
         NEW_TABLE = 0, GET_TABLE = 1, DELETE_TABLE = 2, NEW_CHAIN = 3, GET_CHAIN = 4, DELETE_CHAIN = 5, NEW_RULE = 6, GET_RULE = 7,
-        DELETE_RULE = 8, NEW_SET = 9, GET_SET = 10, DELETE_SET = 11, NEW_ELEMENT = 12, GET_ELEMENT = 13, DELETE_ELEMENT = 14,
+        DELETE_RULE = 8, NEW_SET = 9, GET_SET = 10, DELETE_SET = 11, NEW_ELEMENT = 12, GET_ELEMENT = 13, DELETE_ELEMENT = 14, GET_GENERATION = 16,
     }
+    generation: u16 { ID = 1 }
     list: u16 { ELEMENT = 1 }
     table: u16 { NAME = 1, FLAGS = 2, USERDATA = 6 }
     chain: u16 { TABLE = 1, NAME = 3, HOOK = 4, POLICY = 5, TYPE = 7, USERDATA = 12 }

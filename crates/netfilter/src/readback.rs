@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::codec::{Attribute, Attributes};
+use crate::data::Data;
 use crate::netlink;
 use crate::object::Comment;
-use crate::object::{Data, Element, Name, Value, Verdict};
-use crate::transaction::RULE_FINGERPRINT;
+use crate::object::{Chain, Element, Name, Set, Value, Verdict};
+use crate::transaction::{RULE_FINGERPRINT, concatenated_type, data_type};
 
 /// A rule as far as it is needed to know one's own again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,20 @@ pub struct InstalledSet {
     pub key_type: u32,
     /// The type of the data; 0 for a set.
     pub data_type: u32,
+}
+
+impl Set {
+    /// What the kernel lists of this set once it is loaded.
+    pub fn installed(&self) -> InstalledSet {
+        InstalledSet { key_type: concatenated_type(&self.key), data_type: data_type(&self.kind) }
+    }
+}
+
+impl Chain {
+    /// What the kernel lists of this chain's place once it is loaded.
+    pub fn installed_base(&self) -> Option<(u32, i32)> {
+        self.base.map(|base| (base.hook.number(), base.priority))
+    }
 }
 
 /// A table without the elements of its sets.
@@ -135,9 +150,8 @@ fn find_userdata(mut bytes: &[u8], kind: u8) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use crate::codec::Messages;
-    use crate::object::{
-        Base, Chain, ChainKind, DataType, Family, Hook, Protocol, Rule, Set, SetKind, TableId,
-    };
+    use crate::data::{DataType, Protocol};
+    use crate::object::{Base, Chain, ChainKind, Family, Hook, Rule, Set, SetKind, TableId};
     use crate::statement::Statement;
     use crate::transaction::{Command, Transaction};
 

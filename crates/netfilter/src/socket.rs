@@ -56,7 +56,7 @@ impl Socket {
                 match Answer::of(&answer?) {
                     Answer::Acknowledged { sequence } => acknowledged |= sequence == last,
                     Answer::Refused { sequence, errno, offset, reason } if refusal.is_none() => {
-                        let object = batch.refused(sequence, offset);
+                        let object = Box::new(batch.refused(sequence, offset));
                         refusal = Some(Error::Refused {
                             object,
                             source: io::Error::from_raw_os_error(errno),
@@ -72,6 +72,22 @@ impl Socket {
             None if acknowledged => Ok(()),
             None => Err(Error::Unacknowledged),
         }
+    }
+
+    /// A number that grows with every change to nftables in this namespace, whoever makes it: as long as it stays, nothing has to be read back.
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        let mut found = None;
+        self.raw.ask(
+            0,
+            message::GET_GENERATION,
+            0,
+            "the generation of nftables",
+            |_| {},
+            |attributes| {
+                found = attributes.find(netlink::generation::ID).and_then(|id| id.u32());
+            },
+        )?;
+        found.ok_or(Error::Malformed(crate::codec::Malformed { what: "generation" }))
     }
 
     /// The table with its chains, rules and sets, `None` when there is no such table.

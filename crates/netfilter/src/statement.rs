@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::data::{Data, Protocol};
 use crate::expression::{CtKey, Expression, PayloadBase, Register};
-use crate::object::{Data, Family, Name, Protocol, Verdict};
+use crate::object::{Family, Name, Verdict};
 
 /// Something of a packet that can be compared or be part of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +284,7 @@ mod tests {
 
     /// `want` is what `nft --debug=netlink` prints for the statement.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn statements_lower_to_the_code_that_nft_writes() {
         let name = |text| Name::parse(text).unwrap();
         let key = vec![Field::IpDestination, Field::L4Protocol, Field::DestinationPort];

@@ -263,7 +263,8 @@ impl Links {
         Ok(items.into_iter().filter_map(address_of).collect())
     }
 
-    /// Adds an address to a link; false when it had it already.
+    /// Adds an address to a link; false when it had it already. On `lo` it gets scope host: answered for, but never chosen as the source of
+    /// packets that leave (nor by masquerading, which looks at `lo` first).
     pub fn add_address(&mut self, link: &str, address: impl Into<IpNet>) -> Result<bool, Error> {
         let address = address.into();
         let request = RouteNetlinkMessage::NewAddress(self.address_message(link, address)?);
@@ -286,7 +287,7 @@ impl Links {
         message.header.family = family_of(address.addr());
         message.header.prefix_len = address.prefix_len();
         message.header.index = self.index(link)?;
-        if address.addr().is_loopback() {
+        if link == "lo" || address.addr().is_loopback() {
             message.header.scope = AddressScope::Host;
         }
         message.attributes =

@@ -28,18 +28,22 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace with that name, loopback up, visible to `ip netns`. An existing name is an error
-    /// ([`io::ErrorKind::AlreadyExists`]): what is in it is not known.
+    /// Makes a namespace with that name, loopback up, visible to `ip netns`. An existing namespace is an error
+    /// ([`io::ErrorKind::AlreadyExists`]): what is in it is not known. A bare name that a crash left behind is taken over.
     pub fn create(name: &str) -> Result<Self, Error> {
         let path = checked_path(name)?;
         let failed = |action| move |source| Error::Namespace { netns: name.to_owned(), action, source };
         share_names().map_err(failed("prepare /run/netns"))?;
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o444)
-            .open(&path)
-            .map_err(failed("create its name in /run/netns"))?;
+        let create_name =
+            || OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path).map(drop);
+        match create_name() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_bare_name(name) => {
+                Self::remove(name)?;
+                create_name()
+            }
+            other => other,
+        }
+        .map_err(failed("create its name in /run/netns"))?;
         let made = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             bind(Path::new("/proc/thread-self/ns/net"), &path)
@@ -201,6 +205,11 @@ fn checked_path(name: &str) -> Result<PathBuf, Error> {
         return Err(refused("letters, digits, '-', '_' and '.' are allowed, and no '.' in front"));
     }
     Ok(Netns::path(name))
+}
+
+/// Whether the name is there without a namespace.
+fn is_bare_name(name: &str) -> bool {
+    matches!(Netns::open(name), Err(Error::NamespaceMissing { .. }))
 }
 
 /// Whether the descriptor is a plain file of the directory's own file system, on which no namespace is mounted.

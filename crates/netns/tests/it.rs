@@ -52,12 +52,16 @@ fn a_name_is_made_found_listed_and_removed() {
 }
 
 #[test]
-fn a_name_without_a_namespace_is_missing_and_can_be_removed() {
+fn a_name_without_a_namespace_is_missing_and_can_be_removed_or_taken_over() {
     let name = format!("fwt{}-half", std::process::id());
     let _directory = Scratch::new("half-directory");
     std::fs::write(Netns::path(&name), "").unwrap();
     assert!(matches!(Netns::open(&name), Err(Error::NamespaceMissing { .. })));
     assert!(Netns::remove(&name).unwrap());
+    std::fs::write(Netns::path(&name), "").unwrap();
+    let taken_over = Netns::create(&name);
+    assert!(Netns::remove(&name).unwrap());
+    assert_ne!(taken_over.unwrap(), Netns::host().unwrap());
 }
 
 #[test]
@@ -79,7 +83,8 @@ fn a_namespace_without_a_name_is_empty_and_of_its_own() {
     let (one, two) = (Netns::anonymous().unwrap(), Netns::anonymous().unwrap());
     assert_ne!(one, two);
     assert_ne!(one, Netns::host().unwrap());
-    let names: Vec<String> = Links::open(&one).unwrap().list().unwrap().into_iter().map(|link| link.name).collect();
+    let names: Vec<String> =
+        Links::open(&one).unwrap().list().unwrap().into_iter().map(|link| link.name).collect();
     assert_eq!(names, ["lo"]);
 }
 

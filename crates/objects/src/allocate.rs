@@ -123,18 +123,27 @@ pub fn cluster_ip(
     requested: Option<Ipv4Addr>,
     random: u64,
 ) -> Result<Ipv4Addr, AddressError> {
+    pick_address(range, |address| used.addresses.contains(&address), requested, random)
+}
+
+fn pick_address(
+    range: Ipv4Net,
+    is_taken: impl Fn(Ipv4Addr) -> bool,
+    requested: Option<Ipv4Addr>,
+    random: u64,
+) -> Result<Ipv4Addr, AddressError> {
     let (network, broadcast) = (u32::from(range.network()), u32::from(range.broadcast()));
     if let Some(address) = requested {
         return match u32::from(address) {
             number if number <= network || number >= broadcast => Err(AddressError::OutOfRange(address)),
-            _ if used.addresses.contains(&address) => Err(AddressError::Taken(address)),
+            _ if is_taken(address) => Err(AddressError::Taken(address)),
             _ => Ok(address),
         };
     }
     let count = broadcast.saturating_sub(network).saturating_sub(1);
     let band = static_band(count, 16, 256);
     let address = |offset: u32| Ipv4Addr::from(network + 1 + offset);
-    let is_free = |offset: u32| offset > 0 && !used.addresses.contains(&address(offset));
+    let is_free = |offset: u32| offset > 0 && !is_taken(address(offset));
     pick(count, band, random, is_free).map(address).ok_or(AddressError::Full)
 }
 
@@ -145,20 +154,27 @@ pub fn node_port(
     requested: Option<u16>,
     random: u64,
 ) -> Result<u16, PortError> {
+    pick_port(range, |port| used.node_ports.contains(&port), requested, random)
+}
+
+fn pick_port(
+    range: &RangeInclusive<u16>,
+    is_taken: impl Fn(u16) -> bool,
+    requested: Option<u16>,
+    random: u64,
+) -> Result<u16, PortError> {
     let (first, last) = (*range.start(), *range.end());
     if let Some(port) = requested {
         return match port {
             port if !range.contains(&port) => Err(PortError::OutOfRange { first, last }),
-            port if used.node_ports.contains(&port) => Err(PortError::Taken),
+            port if is_taken(port) => Err(PortError::Taken),
             port => Ok(port),
         };
     }
     let count = u32::from(last.saturating_sub(first)) + 1;
     let band = static_band(count, 32, 128);
     let port = |offset: u32| u16::try_from(u32::from(first) + offset).unwrap_or(last);
-    pick(count, band, random, |offset| !used.node_ports.contains(&port(offset)))
-        .map(port)
-        .ok_or(PortError::Full)
+    pick(count, band, random, |offset| !is_taken(port(offset))).map(port).ok_or(PortError::Full)
 }
 
 /// Gives a Service that is about to be stored its addresses and ports. `old` is what it replaces and still in `used`.
@@ -172,10 +188,7 @@ pub fn service(
     used: &Used,
     random: u64,
 ) -> Result<(), Status> {
-    let mut used = used.clone();
-    if let Some(old) = old {
-        used.remove(old);
-    }
+    let mut view = View::new(used, old);
     if service.text(&["spec", "type"]) == "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             service.take_at(&["spec", field]);
@@ -183,11 +196,36 @@ pub fn service(
         return Ok(());
     }
     families(service)?;
-    give_address(service, ranges, &used, random)?;
+    give_address(service, ranges, &view, random)?;
     if matches!(service.text(&["spec", "type"]), "NodePort" | "LoadBalancer") {
-        give_node_ports(service, ranges, &mut used, random)?;
+        give_node_ports(service, ranges, &mut view, random)?;
     }
-    give_health_check_port(service, ranges, &used, random)
+    give_health_check_port(service, ranges, &view, random)
+}
+
+/// What is in use, as one write sees it: without what the Service has already, with what it was given so far.
+struct View<'a> {
+    used: &'a Used,
+    own_addresses: Vec<Ipv4Addr>,
+    own_ports: Vec<u16>,
+    given_ports: Vec<u16>,
+}
+
+impl<'a> View<'a> {
+    fn new(used: &'a Used, old: Option<&Value>) -> View<'a> {
+        let own_addresses = old.into_iter().flat_map(addresses).collect();
+        let own_ports = old.into_iter().flat_map(node_ports).collect();
+        View { used, own_addresses, own_ports, given_ports: Vec::new() }
+    }
+
+    fn is_taken(&self, address: Ipv4Addr) -> bool {
+        self.used.addresses.contains(&address) && !self.own_addresses.contains(&address)
+    }
+
+    fn is_port_taken(&self, port: u16) -> bool {
+        (self.used.node_ports.contains(&port) && !self.own_ports.contains(&port))
+            || self.given_ports.contains(&port)
+    }
 }
 
 fn invalid(service: &Value, path: &Path<'_>, value: impl Into<Value>, why: impl fmt::Display) -> Status {
@@ -227,7 +265,7 @@ fn families(service: &mut Value) -> Result<(), Status> {
     Ok(())
 }
 
-fn give_address(service: &mut Value, ranges: &Ranges, used: &Used, random: u64) -> Result<(), Status> {
+fn give_address(service: &mut Value, ranges: &Ranges, view: &View<'_>, random: u64) -> Result<(), Status> {
     let first = service.list(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default();
     let asked = match service.text(&["spec", "clusterIP"]) {
         "" => first.to_owned(),
@@ -239,7 +277,7 @@ fn give_address(service: &mut Value, ranges: &Ranges, used: &Used, random: u64) 
             let requested = asked.parse().ok();
             let path = SPEC.field("clusterIPs");
             let given = json!(if asked.is_empty() { vec![] } else { vec![asked] });
-            cluster_ip(ranges.service, used, requested, random)
+            pick_address(ranges.service, |address| view.is_taken(address), requested, random)
                 .map_err(|error| match error {
                     AddressError::Full => Status::internal(&error),
                     AddressError::Taken(_) | AddressError::OutOfRange(_) => {
@@ -254,62 +292,77 @@ fn give_address(service: &mut Value, ranges: &Ranges, used: &Used, random: u64) 
     Ok(())
 }
 
-fn give_node_ports(service: &mut Value, ranges: &Ranges, used: &mut Used, random: u64) -> Result<(), Status> {
+/// Node ports of the Service's ports. Ports may share a number over different protocols.
+fn give_node_ports(
+    service: &mut Value,
+    ranges: &Ranges,
+    view: &mut View<'_>,
+    random: u64,
+) -> Result<(), Status> {
+    let path = SPEC.field("ports");
+    let ports = service.list(&["spec", "ports"]);
+    let mut chosen: Vec<Option<u16>> = Vec::with_capacity(ports.len());
+    for (index, port) in ports.iter().enumerate() {
+        let Some(number) = port.int(&["nodePort"]).filter(|number| *number != 0) else {
+            chosen.push(None);
+            continue;
+        };
+        let asked = u16::try_from(number).unwrap_or(0);
+        let protocol = port.text(&["protocol"]);
+        let shared = ports
+            .iter()
+            .zip(&chosen)
+            .any(|(other, theirs)| *theirs == Some(asked) && other.text(&["protocol"]) != protocol);
+        if !shared {
+            pick_port(&ranges.node_ports, |port| view.is_port_taken(port), Some(asked), random)
+                .map_err(|error| invalid(service, &path.index(index).field("nodePort"), number, error))?;
+        }
+        chosen.push(Some(asked));
+    }
+    view.given_ports.extend(chosen.iter().flatten());
     let wanted = service.text(&["spec", "type"]) == "NodePort"
         || service.at(&["spec", "allocateLoadBalancerNodePorts"]) != false;
-    let ports = SPEC.field("ports");
-    // Ports of one Service may share a number over different protocols.
-    let mut own: Vec<(u16, String)> = Vec::new();
-    let mut given: Vec<(usize, u16)> = Vec::new();
-    for (index, port) in service.list(&["spec", "ports"]).iter().enumerate() {
-        let protocol = port.text(&["protocol"]).to_owned();
-        let Some(number) = port.int(&["nodePort"]).filter(|number| *number != 0) else { continue };
-        let number = u16::try_from(number).unwrap_or(0);
-        let shared = own.iter().any(|(other, theirs)| *other == number && *theirs != protocol);
-        if !shared {
-            node_port(&ranges.node_ports, used, Some(number), random).map_err(|error| {
-                invalid(service, &ports.index(index).field("nodePort"), i64::from(number), error)
-            })?;
+    for index in (0..ports.len()).filter(|_| wanted) {
+        if chosen.get(index).is_some_and(Option::is_none) {
+            let number = match twin(ports, &chosen, index) {
+                Some(number) => number,
+                None => {
+                    let mixed = random.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64);
+                    pick_port(&ranges.node_ports, |port| view.is_port_taken(port), None, mixed)
+                        .map_err(Status::internal)?
+                }
+            };
+            view.given_ports.push(number);
+            if let Some(place) = chosen.get_mut(index) {
+                *place = Some(number);
+            }
         }
-        own.push((number, protocol));
     }
-    used.node_ports.extend(own.iter().map(|(number, _)| *number));
-    for (index, port) in service.list(&["spec", "ports"]).iter().enumerate() {
-        if !wanted || port.int(&["nodePort"]).is_some_and(|number| number != 0) {
-            continue;
-        }
-        let (number, protocol) = (port.int(&["port"]), port.text(&["protocol"]));
-        let same_port =
-            service.list(&["spec", "ports"]).iter().enumerate().find_map(|(other_index, other)| {
-                let twin = other.int(&["port"]) == number && other.text(&["protocol"]) != protocol;
-                let chosen = given.iter().find(|(index, _)| *index == other_index).map(|(_, port)| *port);
-                let chosen =
-                    chosen.or_else(|| other.int(&["nodePort"]).and_then(|port| u16::try_from(port).ok()));
-                chosen.filter(|chosen| {
-                    twin && !own.iter().any(|(port, theirs)| port == chosen && theirs == protocol)
-                })
-            });
-        let mixed = random.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64);
-        let chosen = match same_port {
-            Some(port) => port,
-            None => node_port(&ranges.node_ports, used, None, mixed).map_err(Status::internal)?,
-        };
-        used.node_ports.insert(chosen);
-        own.push((chosen, protocol.to_owned()));
-        given.push((index, chosen));
-    }
-    for (index, number) in given {
-        if let Some(port) = service.list_mut(&["spec", "ports"]).get_mut(index) {
+    for (port, number) in service.list_mut(&["spec", "ports"]).iter_mut().zip(chosen) {
+        if let Some(number) = number {
             port.put(&["nodePort"], number);
         }
     }
     Ok(())
 }
 
+/// The node port of the same port over another protocol, unless this protocol has that number already.
+fn twin(ports: &[Value], chosen: &[Option<u16>], index: usize) -> Option<u16> {
+    let port = ports.get(index)?;
+    let (number, protocol) = (port.int(&["port"]), port.text(&["protocol"]));
+    let others = || ports.iter().zip(chosen);
+    others()
+        .filter(|(other, _)| other.int(&["port"]) == number && other.text(&["protocol"]) != protocol)
+        .find_map(|(_, theirs)| *theirs)
+        .filter(|found| {
+            !others().any(|(other, theirs)| *theirs == Some(*found) && other.text(&["protocol"]) == protocol)
+        })
+}
+
 fn give_health_check_port(
     service: &mut Value,
     ranges: &Ranges,
-    used: &Used,
+    view: &View<'_>,
     random: u64,
 ) -> Result<(), Status> {
     let needed = service.text(&["spec", "type"]) == "LoadBalancer"
@@ -319,8 +372,9 @@ fn give_health_check_port(
     }
     let requested = service.int(&["spec", "healthCheckNodePort"]).and_then(|port| u16::try_from(port).ok());
     let path = SPEC.field("healthCheckNodePort");
+    let taken = |port| view.is_port_taken(port);
     let port =
-        node_port(&ranges.node_ports, used, requested, random.rotate_left(17)).map_err(
+        pick_port(&ranges.node_ports, taken, requested, random.rotate_left(17)).map_err(
             |error| match error {
                 PortError::Full => Status::internal(&error),
                 PortError::Taken | PortError::OutOfRange { .. } => invalid(service, &path, requested, error),

@@ -11,7 +11,7 @@
 //! 3. [`validate::create`] or [`validate::update`]; 4. [`allocate::service`]; 5. store.
 //!
 //! Pure: no files, sockets, clocks or randomness; times and random numbers are arguments.
-//! Not here: storage, watches, HTTP ([apiserver](../fairway_apiserver)), controllers.
+//! Not here: storage, watches and HTTP (crate `apiserver`), controllers (crate `controllers`).
 
 pub mod allocate;
 pub mod convert;

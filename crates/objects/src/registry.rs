@@ -1,6 +1,6 @@
 //! The resources a server serves and what is special about each.
 //!
-//! [`Registry::builtin`] is one table ([`builtin`]); custom resources are added with [`Registry::with`], which gives a
+//! [`Registry::builtin`] is one table (`registry/builtin.rs`); custom resources are added with [`Registry::with`], which gives a
 //! new registry that shares everything else. Handlers stay generic: they ask the [`Resource`].
 
 use std::collections::HashMap;
@@ -186,6 +186,16 @@ impl Resource {
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|subresource| subresource.name == name)
+    }
+
+    /// The text of a `Warning: 299` header for whoever uses a kind that is on its way out.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        match self.builtin {
+            Some(BuiltinKind::Endpoints) => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            _ => None,
+        }
     }
 
     /// Whether status is written apart from the rest.

@@ -6,75 +6,12 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::field::FieldError;
+use crate::field::{FieldError, Path};
 use crate::registry::ObjectType;
 
-/// The machine-readable reason of a [`Status`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// No reason: successes and a few unclassified failures.
-    Unstated,
-    /// 400
-    BadRequest,
-    /// 401
-    Unauthorized,
-    /// 403
-    Forbidden,
-    /// 404
-    NotFound,
-    /// 405
-    MethodNotAllowed,
-    /// 406
-    NotAcceptable,
-    /// 409, an object of this name exists.
-    AlreadyExists,
-    /// 409, the object changed or a precondition failed.
-    Conflict,
-    /// 410, the resource version will never be available again.
-    Gone,
-    /// 410, the resource version is no longer available.
-    Expired,
-    /// 413
-    RequestEntityTooLarge,
-    /// 415
-    UnsupportedMediaType,
-    /// 422
-    Invalid,
-    /// 429
-    TooManyRequests,
-    /// 500
-    InternalError,
-    /// 503
-    ServiceUnavailable,
-    /// 504
-    Timeout,
-}
+mod reason;
 
-impl Reason {
-    /// The text on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unstated => "",
-            Self::BadRequest => "BadRequest",
-            Self::Unauthorized => "Unauthorized",
-            Self::Forbidden => "Forbidden",
-            Self::NotFound => "NotFound",
-            Self::MethodNotAllowed => "MethodNotAllowed",
-            Self::NotAcceptable => "NotAcceptable",
-            Self::AlreadyExists => "AlreadyExists",
-            Self::Conflict => "Conflict",
-            Self::Gone => "Gone",
-            Self::Expired => "Expired",
-            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
-            Self::UnsupportedMediaType => "UnsupportedMediaType",
-            Self::Invalid => "Invalid",
-            Self::TooManyRequests => "TooManyRequests",
-            Self::InternalError => "InternalError",
-            Self::ServiceUnavailable => "ServiceUnavailable",
-            Self::Timeout => "Timeout",
-        }
-    }
-}
+pub use reason::Reason;
 
 /// One of several causes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -382,6 +319,17 @@ impl Status {
         status
     }
 
+    /// 422: an update without resource version, of a kind that demands one.
+    pub fn version_required(resource: Qualified<'_>, name: &str) -> Status {
+        let metadata = Path::new("metadata");
+        let path = metadata.field("resourceVersion");
+        Status::invalid_kind(
+            resource,
+            name,
+            &[FieldError::invalid(&path, 0, "must be specified for an update")],
+        )
+    }
+
     /// 422 without a cause: a JSON patch whose test failed or whose path does not exist.
     pub fn patch_failed() -> Status {
         Status::new(422, Reason::Invalid, "the server rejected our request due to an error in our request")
@@ -489,3 +437,6 @@ fn insert_text(object: &mut Map<String, Value>, key: &str, text: &str) {
         object.insert(key.to_owned(), text.into());
     }
 }
+
+#[cfg(test)]
+mod tests;

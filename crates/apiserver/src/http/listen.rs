@@ -30,8 +30,9 @@ use crate::auth::{User, certificate};
 const CONNECTIONS_MAX: usize = 4096;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection over HTTP/1 may be without a whole request head: also how long it may idle between requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long a connection over HTTP/1 may be without a whole request head, so also how long it may idle: longer than the 90 seconds after
+/// which clients drop idle connections themselves, so that no request meets a closing one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Streams of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
 /// Size of a request head over HTTP/1.

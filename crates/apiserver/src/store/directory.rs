@@ -9,13 +9,14 @@
 //! Recovery starts from the *older* snapshot and replays every log since: the changes between the two are the history that watchers
 //! come back for, and the older one stands in when the newer is damaged.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::frame::{self, Tag};
-use super::log::Change;
+use super::log::{Change, Log};
 use super::object::{Collection, Key, Object};
 use super::state::State;
 use super::{OpenError, snapshot};
@@ -45,8 +46,21 @@ pub(super) struct Opened {
     pub(super) state: State,
     /// The revision the replay started from.
     pub(super) base: u64,
-    /// The replayed changes with their times.
-    pub(super) history: Vec<(u64, Change)>,
+    /// The newest of the replayed changes.
+    pub(super) history: HashMap<Collection, Arc<Log>>,
+}
+
+/// Replayed changes, trimmed as they come: a long log must not be in memory twice.
+struct History {
+    base: u64,
+    logs: HashMap<Collection, Arc<Log>>,
+}
+
+impl History {
+    fn push(&mut self, time_ms: u64, change: Change) {
+        let new = || Arc::new(Log::new(self.base));
+        self.logs.entry(change.collection.clone()).or_insert_with(new).append(time_ms, vec![change]);
+    }
 }
 
 /// Locks, reads and repairs the torn end of the newest log.
@@ -58,7 +72,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     let logs = directory.revisions("log-")?;
     let mut state = directory.start_state(&snapshots, &logs)?;
     let base = state.revision();
-    let mut history = Vec::new();
+    let mut history = History { base, logs: HashMap::new() };
     let replayed: Vec<u64> = logs.into_iter().filter(|revision| *revision >= base).collect();
     let mut segment = None;
     for (index, revision) in replayed.iter().enumerate() {
@@ -74,7 +88,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
         Some(segment) => segment,
         None => directory.new_segment(base)?,
     };
-    Ok(Opened { directory, segment, state, base, history })
+    Ok(Opened { directory, segment, state, base, history: history.logs })
 }
 
 fn lock(path: &Path) -> Result<File, OpenError> {
@@ -133,7 +147,7 @@ impl Directory {
         revision: u64,
         newest: bool,
         state: &mut State,
-        history: &mut Vec<(u64, Change)>,
+        history: &mut History,
     ) -> Result<Segment, OpenError> {
         let path = self.log_path(revision);
         let bytes = std::fs::read(&path).map_err(at("read", &path))?;
@@ -157,7 +171,7 @@ impl Directory {
             };
             for record in &frame.records {
                 let change = replay_record(record, state).map_err(|reason| corrupt(offset, reason))?;
-                history.push((frame.time_ms, change));
+                history.push(frame.time_ms, change);
             }
             rest = rest.get(frame.len..).unwrap_or_default();
         }

@@ -28,7 +28,8 @@ async fn discovery_is_in_the_version_asked_for() {
     }
     let mut client = server.client().await;
     let core = client.get("/api/v1").await.json();
-    let pods = core["resources"].as_array().unwrap().iter().find(|resource| resource["name"] == "pods").unwrap();
+    let pods =
+        core["resources"].as_array().unwrap().iter().find(|resource| resource["name"] == "pods").unwrap();
     assert_eq!(pods["shortNames"], Value::from(vec!["po"]));
     assert_eq!(client.get("/apis/nothing.example").await.code, 404);
     assert_eq!(client.get("/apis/apps/v9").await.code, 404);

@@ -1,13 +1,15 @@
 //! kubectl, unmodified.
 
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::process::Command;
+use tokio::process::{Child, ChildStdout, Command};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::server::{PATIENCE, Running};
 use crate::streams::running_pod;
@@ -31,6 +33,14 @@ async fn kubectl(server: &Running, arguments: &str, input: &str) -> Result<Strin
         tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("kubectl ends").unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
+}
+
+async fn output(child: Child) -> Output {
+    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("kubectl ends").unwrap()
+}
+
+async fn line(lines: &mut Lines<BufReader<ChildStdout>>) -> String {
+    tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("kubectl prints").unwrap().unwrap()
 }
 
 const MANIFESTS: &str = "
@@ -110,15 +120,15 @@ async fn waiting_and_watching_follow_what_happens() {
     kubectl(&server, "create configmap w --from-literal=a=1", "").await.unwrap();
     let mut watch = command(&server, "get configmap w -w -o name").spawn().expect("kubectl is installed");
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next_line().await.unwrap().unwrap(), "configmap/w");
+    assert_eq!(line(&mut lines).await, "configmap/w");
     let wait = command(&server, "wait --for=jsonpath={.data.a}=2 configmap/w --timeout=15s").spawn().unwrap();
     let gone = command(&server, "wait --for=delete configmap/w --timeout=15s").spawn().unwrap();
     kubectl(&server, "patch configmap w -p {\"data\":{\"a\":\"2\"}}", "").await.unwrap();
-    assert_eq!(lines.next_line().await.unwrap().unwrap(), "configmap/w");
-    let waited = wait.wait_with_output().await.unwrap();
+    assert_eq!(line(&mut lines).await, "configmap/w");
+    let waited = output(wait).await;
     assert!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
     kubectl(&server, "delete configmap w", "").await.unwrap();
-    let gone = gone.wait_with_output().await.unwrap();
+    let gone = output(gone).await;
     assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
     watch.kill().await.unwrap();
 }
@@ -128,13 +138,9 @@ async fn agent(listener: UnixListener) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::spawn(async move {
             let mut head = [0; 16];
-            loop {
+            // Looks without taking: the WebSocket handshake reads the head again.
+            while peek(&stream, &mut head) < head.len() {
                 stream.readable().await.unwrap();
-                // Looks without taking: the WebSocket handshake reads the head again.
-                let seen = peek(&stream, &mut head);
-                if seen == head.len() {
-                    break;
-                }
             }
             if head.starts_with(b"GET /exec") { exec(stream).await } else { logs(stream).await }
         });
@@ -144,7 +150,8 @@ async fn agent(listener: UnixListener) {
 fn peek(stream: &UnixStream, into: &mut [u8]) -> usize {
     use std::os::fd::AsRawFd;
     let flags = nix::sys::socket::MsgFlags::MSG_PEEK;
-    nix::sys::socket::recv(stream.as_raw_fd(), into, flags).unwrap_or(0)
+    let look = || Ok(nix::sys::socket::recv(stream.as_raw_fd(), into, flags)?);
+    stream.try_io(tokio::io::Interest::READABLE, look).unwrap_or(0)
 }
 
 async fn logs(mut stream: UnixStream) {
@@ -180,7 +187,8 @@ async fn exec(stream: UnixStream) {
     let mut status = vec![3];
     status.extend_from_slice(br#"{"metadata":{},"status":"Success"}"#);
     socket.send(Message::binary(status)).await.unwrap();
-    let _ = socket.close(None).await;
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = socket.close(Some(normal)).await;
 }
 
 #[tokio::test]

@@ -31,3 +31,24 @@ async fn a_second_server_on_the_same_state_is_refused() {
     let error = server.second().await;
     assert!(error.contains("is in use by another API server (process"), "{error}");
 }
+
+#[tokio::test]
+async fn what_every_cluster_has_comes_back() {
+    let mut server = Running::start().await;
+    let mut client = server.client().await;
+    let paths = [
+        "/api/v1/namespaces/default/services/kubernetes",
+        "/api/v1/namespaces/default/serviceaccounts/default",
+    ];
+    for path in paths {
+        assert_eq!(client.delete(path).await.code, 200, "{path}");
+        assert_eq!(client.get(path).await.code, 404, "{path}");
+    }
+    server.restart().await;
+    let mut client = server.client().await;
+    for path in paths {
+        assert_eq!(client.get(path).await.code, 200, "{path}");
+    }
+    let own = client.get(paths[0]).await.json();
+    assert_eq!(own["spec"]["clusterIP"], "10.96.0.1");
+}

@@ -115,6 +115,16 @@ fn traces(settings: &Settings) -> Vec<String> {
     found
 }
 
+/// A process of the cluster that no supervisor started.
+fn spawn_orphan(settings: &Settings) -> std::process::Child {
+    let child = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+    // While it executes it shows no environment.
+    let is_seen =
+        || crate::process::marked(&settings.name).unwrap().iter().any(|process| process.pid == child.id());
+    assert!((0..1000).any(|_| is_seen()));
+    child
+}
+
 /// Sends a word from a namespace to an address and returns what arrived and from whom.
 fn talk(from: &Netns, to: &Netns, address: Ipv4Addr) -> (String, std::net::IpAddr) {
     let listener = to.run(|| TcpListener::bind((address, 0))).unwrap();
@@ -216,14 +226,23 @@ fn a_role_that_ignores_the_stop_is_killed_and_an_interrupted_start_leaves_nothin
 }
 
 /// A supervisor in a process of its own, run again from this test program; see [`stand_in_supervisor`].
-fn spawn_supervisor(scratch: &Scratch) -> std::process::Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+fn supervisor(scratch: &Scratch) -> Command {
+    supervisor_of(&std::env::current_exe().unwrap(), scratch)
+}
+
+fn supervisor_of(program: &Path, scratch: &Scratch) -> Command {
+    let mut command = Command::new(program);
+    command
         .args(["--exact", "up::tests::stand_in_supervisor", "--nocapture"])
         .env("FAIRWAY_TEST_ROOT", scratch.roots.state.parent().unwrap())
         .env("FAIRWAY_TEST_NAME", scratch.settings.name.as_str())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    command
+}
+
+/// Starts it and waits until it is ready.
+fn spawn_supervisor(scratch: &Scratch) -> std::process::Child {
+    let mut child = supervisor(scratch).spawn().unwrap();
     let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     while !line.contains("\"ready\"") {
@@ -245,6 +264,12 @@ fn stand_in_supervisor() {
     };
     let roots = Roots { state: Path::new(&root).join("state"), run: Path::new(&root).join("run") };
     let settings = settings(&name, &roots);
+    if std::env::var("FAIRWAY_TEST_USER").is_ok() {
+        println!("{}", settle(&settings.name, &roots, &Flags::default()).unwrap_err());
+        println!("{}", down(&settings.name, &roots, State::Keep).unwrap_err());
+        println!("{}", preflight(&settings)[0]);
+        return;
+    }
     let table = stand_ins(&settings, "exec sleep 1000");
     run(&settings, table, &Reporter::json_lines(), async |_, _: &Missing| {
         wait_until(|| running(&settings).len() == 5).await;
@@ -293,7 +318,7 @@ fn what_a_killed_supervisor_leaves_is_removed_by_the_next_start_and_by_down() {
         let agents: Vec<Process> =
             running(settings).iter().filter_map(|role| Process::open(role.pid)).collect();
         // A process of a pod does not die with the supervisor.
-        let mut orphan = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+        let mut orphan = spawn_orphan(settings);
         kill(Pid::from_raw(supervisor.id().try_into().unwrap()), Signal::SIGKILL).unwrap();
         supervisor.wait().unwrap();
         assert!(
@@ -326,6 +351,46 @@ fn what_a_killed_supervisor_leaves_is_removed_by_the_next_start_and_by_down() {
 }
 
 #[test]
+fn killed_at_any_moment_of_the_start_it_starts_again_and_can_be_removed() {
+    let scratch = Scratch::new("any");
+    for moment_ms in (0..80).step_by(8) {
+        let mut killed = supervisor(&scratch).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(moment_ms));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+    }
+    let mut whole = spawn_supervisor(&scratch);
+    let nodes = scratch.settings.nodes();
+    let [from, to] = [0, 1].map(|index: usize| Netns::open(&nodes[index].netns).unwrap());
+    assert_eq!(talk(&from, &to, nodes[1].address).0, "hello");
+    whole.kill().unwrap();
+    whole.wait().unwrap();
+    down(&scratch.settings.name, &scratch.roots, State::Purge).unwrap();
+    assert_eq!(traces(&scratch.settings), Vec::<String>::new());
+}
+
+#[test]
+fn without_root_every_command_says_so_before_it_looks_at_anything() {
+    let scratch = Scratch::new("user");
+    // A program that everybody may run: the build directory need not be.
+    let program = scratch.roots.state.with_file_name("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(program.parent().unwrap(), open).unwrap();
+    let mut as_nobody = supervisor_of(&program, &scratch);
+    std::os::unix::process::CommandExt::uid(&mut as_nobody, 65_534);
+    as_nobody.env("FAIRWAY_TEST_USER", "nobody");
+    let output = as_nobody.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        text.matches("not root: network namespaces need it; run it again with sudo").count(),
+        3,
+        "{output:?}"
+    );
+    assert!(!scratch.roots.run.exists() && !scratch.roots.state.exists());
+}
+
+#[test]
 fn clusters_with_other_names_and_ranges_live_side_by_side() {
     let (one, two) = (Scratch::new("0a"), Scratch::new("1b"));
     let (mut first, mut second) = (spawn_supervisor(&one), spawn_supervisor(&two));
@@ -346,7 +411,7 @@ fn a_taken_port_is_a_problem_unless_a_leftover_has_it() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     settings.api_port = listener.local_addr().unwrap().port().try_into().unwrap();
     assert!(matches!(preflight(&settings).as_slice(), [Problem::PortTaken { .. }]));
-    let mut leftover = Command::new("sleep").arg("1000").env(MARK, settings.name.as_str()).spawn().unwrap();
+    let mut leftover = spawn_orphan(&settings);
     assert_eq!(preflight(&settings), []);
     leftover.kill().unwrap();
     leftover.wait().unwrap();

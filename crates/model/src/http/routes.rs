@@ -213,6 +213,11 @@ impl Routes {
         self.servers.values()
     }
 
+    /// What serves the requests that no rule matches.
+    pub fn default_backend(&self) -> Option<(&RuleOrigin, &Backend)> {
+        self.default_backend.as_ref().map(|(origin, backend)| (origin, backend))
+    }
+
     /// Every backend that some rule names.
     pub fn backends(&self) -> BTreeSet<&Backend> {
         let of_rules =

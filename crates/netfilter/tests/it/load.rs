@@ -131,7 +131,10 @@ fn what_is_installed_reads_back() {
         let mut socket = Socket::open().unwrap();
         assert_eq!(socket.read_table(&table()).unwrap(), None);
         socket.commit(&[example()]).unwrap();
+        let generation = socket.generation().unwrap();
+        assert_eq!(socket.generation().unwrap(), generation);
         run("nft", &["add", "table", "ip", "foreign"]);
+        assert_ne!(socket.generation().unwrap(), generation);
         run("nft", &["add", "chain", "ip", "foreign", "other"]);
         run("nft", &["add", "rule", "ip", "example", "forward", "accept"]);
         let installed = socket.read_table(&table()).unwrap().unwrap();

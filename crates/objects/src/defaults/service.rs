@@ -18,8 +18,7 @@ pub(super) fn service(object: &mut Value) {
     }
     for port in object.list_mut(&["spec", "ports"]) {
         port.put_default(&["protocol"], "TCP");
-        let number = port.at(&["port"]).clone();
-        if !number.is_null() {
+        if let Some(number) = port.int(&["port"]).filter(|number| *number != 0) {
             port.put_default(&["targetPort"], number);
         }
     }

@@ -367,6 +367,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table of cases")]
     fn patches_merge_as_the_schema_says() {
         struct Case {
             name: &'static str,

@@ -42,6 +42,9 @@ fn keep_allocated(new: &mut Value, old: &Value) {
                 copy_if_absent(new, old, field);
             }
         }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            copy_if_absent(new, old, field);
+        }
     }
     if has_node_ports(new) && has_node_ports(old) {
         keep_node_ports(new, old);

@@ -133,6 +133,8 @@ const ZERO_IS_ABSENT: &[&str] = &[
 const ZERO_IS_VALUE: &[&str] = &[
     "RollingUpdateStatefulSetStrategy.partition",
     "EndpointPort.name",
+    "GRPCAction.service",
+    "HostPathVolumeSource.type",
     "PersistentVolumeClaimSpec.storageClassName",
 ];
 

@@ -1,4 +1,5 @@
-//! Events are forgotten after an hour, and the oldest when there are too many: nobody else deletes them.
+//! What the server does by itself, beside answering: it keeps its own objects there, and forgets events after an hour, or the oldest when
+//! there are too many. Nobody else does either.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,34 +12,40 @@ use crate::server::Api;
 use crate::store::{Collection, Keep, Key, Objects};
 
 /// How long an event is kept.
-const LIFE: SignedDuration = SignedDuration::from_hours(1);
+const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 /// Events kept at most.
 const EVENTS_MAX: usize = 10_000;
 /// Between two looks.
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Looks once a minute until the server stops.
+/// Looks again and again until the server stops. A look that finds nothing to do writes nothing.
 pub(crate) async fn run(api: Arc<Api>) {
-    let collection = Collection::new("", "events");
     loop {
         tokio::select! {
             () = api.stop.cancelled() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        let expired = expired(&api.store.state().objects(&collection), Timestamp::now(), EVENTS_MAX);
-        if expired.is_empty() {
-            continue;
+        if api.boot().await.is_err() {
+            tracing::warn!("the cluster's first objects could not be kept; trying again soon");
         }
-        let collection = collection.clone();
-        let removed = api.store.commit(Keep::Yes, move |txn| {
-            for key in &expired {
-                txn.remove(&collection, key);
-            }
-            Ok::<_, std::convert::Infallible>(())
-        });
-        if removed.await.is_err() {
-            tracing::warn!("old events could not be removed; trying again in a minute");
+        forget_events(&api).await;
+    }
+}
+
+async fn forget_events(api: &Api) {
+    let collection = Collection::new("", "events");
+    let expired = expired(&api.store.state().objects(&collection), Timestamp::now(), EVENTS_MAX);
+    if expired.is_empty() {
+        return;
+    }
+    let removed = api.store.commit(Keep::Yes, move |txn| {
+        for key in &expired {
+            txn.remove(&collection, key);
         }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    if removed.await.is_err() {
+        tracing::warn!("old events could not be removed; trying again soon");
     }
 }
 
@@ -51,7 +58,7 @@ fn expired(events: &Objects, now: Timestamp, count_max: usize) -> Vec<Key> {
     let old = by_age
         .iter()
         .enumerate()
-        .take_while(|(index, (seen, _))| *index < excess || now.duration_since(*seen) > LIFE);
+        .take_while(|(index, (seen, _))| *index < excess || now.duration_since(*seen) > EVENT_LIFE);
     old.map(|(_, (_, key))| (*key).clone()).collect()
 }
 

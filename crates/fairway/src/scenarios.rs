@@ -1,0 +1,46 @@
+//! `fairway test`.
+
+use std::process::ExitCode;
+
+use fairway_kit::{logging, shutdown};
+use fairway_scenario::{Format, Options, run as run_scenarios};
+
+use crate::cli::{TestArgs, TestOutput};
+use crate::outcome;
+
+/// Runs scenarios; the exit code says whether all passed.
+pub fn run(arguments: TestArgs) -> ExitCode {
+    logging::init("warn");
+    let executable = match std::env::current_exe() {
+        Ok(executable) => executable,
+        Err(error) => return outcome::failed(format_args!("cannot find this executable: {error}")),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return outcome::failed(error),
+    };
+    let result = runtime.block_on(async {
+        let options = Options {
+            files: arguments.files,
+            cluster: arguments.cluster,
+            executable,
+            state_root: arguments.state,
+            run_root: arguments.run,
+            format: match arguments.output {
+                TestOutput::Text => Format::Text,
+                TestOutput::Json => Format::Json,
+            },
+            junit: arguments.junit,
+            json: arguments.json,
+            keep: arguments.keep,
+            fail_fast: arguments.fail_fast,
+            shutdown: shutdown::on_signals()?,
+        };
+        anyhow::Ok(run_scenarios(options).await?)
+    });
+    match result {
+        Ok(summary) if summary.failed == 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(outcome::FINDINGS),
+        Err(error) => outcome::failed(format_args!("{error:#}")),
+    }
+}

@@ -1,0 +1,285 @@
+//! The model's decisions, compiled for the kernel of one node. Pure.
+//!
+//! Nothing is decided here: which endpoints serve comes from [`fairway_model::select()`], who owns a frontend from
+//! [`fairway_model::Frontends`], which policy is in force for which source from [`fairway_model::connect::effective_policy`], and who is
+//! masqueraded from [`fairway_model::connect::source_seen`]. What is left is the order of the slots.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use fairway_model::connect::{Masquerade, effective_policy, source_seen};
+use fairway_model::{
+    Claim, Empty, Endpoint, FrontendKind, Frontends, Network, NoTrace, Node, PortEndpoint, Selection,
+    Service, ServicePort, Source, SourceAddress, VirtualIps, select,
+};
+use fairway_netfilter::{Comment, Family};
+use ipnet::IpNet;
+
+use crate::ruleset::{FrontendRules, Outcome, Ranges, Ruleset};
+
+/// Whose kernel is compiled for.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// The address family.
+    pub family: Family,
+    /// Load-balancer addresses outside these are somebody else's to announce.
+    pub load_balancer_ranges: &'a [IpNet],
+}
+
+/// The rules for `place` in `network`. `installed` gives the slots: an endpoint that stays keeps its slot, so that a change
+/// costs as many elements as endpoints changed.
+pub fn compile(network: &Network, frontends: &Frontends, place: &Place<'_>, installed: &Ruleset) -> Ruleset {
+    let Place { node, family, load_balancer_ranges } = *place;
+    let mut compiled = Ruleset::empty(family);
+    compiled.ranges = ranges(network, family);
+    for (frontend, claim) in &frontends.owners {
+        if frontend.address.is_some_and(|address| !is_of(family, address)) {
+            continue;
+        }
+        let Some((service, port, ips)) = owner(network, claim) else { continue };
+        let before = installed.frontends.get(frontend);
+        let rules = Compiling { network, node, family, service, port, ips, kind: claim.kind }
+            .rules(before.map(Arc::as_ref));
+        let here = port.endpoints.iter().map(|one| &one.endpoint).filter(|endpoint| is_on(node, endpoint));
+        compiled
+            .hairpin
+            .extend(here.map(|endpoint| endpoint.address).filter(|address| is_of(family, *address)));
+        let unchanged = before.filter(|before| ***before == rules);
+        compiled.frontends.insert(*frontend, unchanged.cloned().unwrap_or_else(|| Arc::new(rules)));
+    }
+    let cluster_ips = frontends.addresses.iter().filter(|(_, kind)| **kind == FrontendKind::ClusterIp);
+    compiled.cluster_ips =
+        cluster_ips.map(|(address, _)| *address).filter(|address| is_of(family, *address)).collect();
+    let ours = |address: &IpAddr| load_balancer_ranges.iter().any(|range| range.contains(address));
+    let announced = fairway_model::announce::announced_by(network, &node.name).filter(ours);
+    compiled.announced = announced.filter(|address| is_of(family, *address)).collect();
+    compiled
+}
+
+fn owner<'a>(network: &'a Network, claim: &Claim) -> Option<(&'a Service, &'a ServicePort, &'a VirtualIps)> {
+    let service = network.services.get(&claim.service)?;
+    Some((service, service.ports.get(claim.port_index)?, service.virtual_ips()?))
+}
+
+fn is_of(family: Family, address: IpAddr) -> bool {
+    match family {
+        Family::Ip => address.is_ipv4(),
+        Family::Ip6 => address.is_ipv6(),
+        Family::Inet => true,
+    }
+}
+
+/// Whether the endpoint runs here: its slice says so, or its address is of this node's pods.
+fn is_on(node: &Node, endpoint: &Endpoint) -> bool {
+    match &endpoint.node {
+        Some(name) => *name == node.name,
+        None => node.pod_ranges.iter().any(|range| range.contains(&endpoint.address)),
+    }
+}
+
+/// One frontend and its owner.
+struct Compiling<'a> {
+    network: &'a Network,
+    node: &'a Node,
+    family: Family,
+    service: &'a Service,
+    port: &'a ServicePort,
+    ips: &'a VirtualIps,
+    kind: FrontendKind,
+}
+
+impl Compiling<'_> {
+    fn rules(&self, before: Option<&FrontendRules>) -> FrontendRules {
+        // Sources differ only in where they are; any address of the family stands for them.
+        let any = match self.family {
+            Family::Ip | Family::Inet => Ipv4Addr::UNSPECIFIED.into(),
+            Family::Ip6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let policy = |source| effective_policy(self.ips, self.kind, source);
+        let (inside, outside) = (Source::Pod(any), Source::Outside(any));
+        FrontendRules {
+            label: self.label(),
+            outcome: self.outcome(inside, before.map(|rules| &rules.outcome)),
+            outside: (policy(inside) != policy(outside))
+                .then(|| self.outcome(outside, before.and_then(|rules| rules.outside.as_ref()))),
+        }
+    }
+
+    fn outcome(&self, source: Source, before: Option<&Outcome>) -> Outcome {
+        let policy = effective_policy(self.ips, self.kind, source);
+        match select(&self.port.endpoints, policy, self.node, source.address(), &mut NoTrace) {
+            Selection::Endpoints(taken) => {
+                let external = SourceAddress::Masqueraded(Masquerade::ExternalTraffic);
+                let seen = |one: &&PortEndpoint| source_seen(self.network, self.ips, self.kind, source, one);
+                Outcome::Balance {
+                    masquerade: taken.first().map(seen) == Some(external),
+                    endpoints: arrange(
+                        before.map_or(&[], Outcome::endpoints),
+                        taken.iter().map(|one| one.socket()),
+                    ),
+                }
+            }
+            Selection::Empty(Empty::NoEndpoints) => Outcome::Reject,
+            Selection::Empty(Empty::NoneOnThisNode) => Outcome::Drop,
+        }
+    }
+
+    fn label(&self) -> Comment {
+        let name = if self.port.name.is_empty() { &self.port.target } else { &self.port.name };
+        let colon = if name.is_empty() { "" } else { ":" };
+        Comment::new(&format!("{}{colon}{name}", self.service.key))
+    }
+}
+
+/// Puts the wanted endpoints into slots: who is in a slot below the new count stays there, the others fill the holes in order.
+fn arrange(installed: &[SocketAddr], wanted: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut waiting = BTreeSet::new();
+    let mut in_order: Vec<SocketAddr> = wanted.filter(|endpoint| waiting.insert(*endpoint)).collect();
+    let mut slots: Vec<Option<SocketAddr>> = vec![None; in_order.len()];
+    for (slot, endpoint) in slots.iter_mut().zip(installed) {
+        *slot = waiting.take(endpoint);
+    }
+    in_order.retain(|endpoint| waiting.contains(endpoint));
+    let mut others = in_order.into_iter();
+    slots.into_iter().filter_map(|slot| slot.or_else(|| others.next())).collect()
+}
+
+fn ranges(network: &Network, family: Family) -> Ranges {
+    let cluster = &network.cluster;
+    let of_family = |ranges: &[IpNet]| -> Vec<IpNet> {
+        ranges.iter().filter(|range| is_of(family, range.addr())).map(IpNet::trunc).collect()
+    };
+    let (pods, nodes) = (of_family(&cluster.pod_ranges), of_family(&cluster.node_ranges));
+    Ranges {
+        cluster: IpNet::aggregate(&[pods.clone(), nodes].concat()),
+        pods: IpNet::aggregate(&pods),
+        services: IpNet::aggregate(&of_family(&cluster.service_ranges)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example;
+    use fairway_model::{Condition, TrafficPolicy};
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::new([10, 244, 1, last].into(), 80)
+    }
+
+    #[test]
+    fn who_stays_keeps_the_slot_and_holes_are_filled_from_the_end() {
+        struct Case {
+            name: &'static str,
+            installed: &'static [u8],
+            wanted: &'static [u8],
+            want: &'static [u8],
+        }
+        let cases = [
+            Case { name: "first time: in order", installed: &[], wanted: &[1, 2, 3], want: &[1, 2, 3] },
+            Case { name: "one more goes behind", installed: &[1, 2], wanted: &[0, 1, 2], want: &[1, 2, 0] },
+            Case {
+                name: "the last moves into the hole",
+                installed: &[1, 2, 3, 4],
+                wanted: &[1, 3, 4],
+                want: &[1, 4, 3],
+            },
+            Case { name: "one for another", installed: &[1, 2, 3], wanted: &[1, 3, 5], want: &[1, 5, 3] },
+            Case { name: "all others", installed: &[1, 2], wanted: &[3, 4], want: &[3, 4] },
+            Case { name: "named twice", installed: &[], wanted: &[1, 1, 2], want: &[1, 2] },
+            Case { name: "none left", installed: &[1], wanted: &[], want: &[] },
+        ];
+        for case in cases {
+            let installed: Vec<SocketAddr> = case.installed.iter().map(|last| at(*last)).collect();
+            let got = arrange(&installed, case.wanted.iter().map(|last| at(*last)));
+            assert_eq!(got, case.want.iter().map(|last| at(*last)).collect::<Vec<_>>(), "{}", case.name);
+        }
+    }
+
+    fn compiled(service: Service) -> Ruleset {
+        let mut network = example::network();
+        network.services.insert(service.key.clone(), Arc::new(service));
+        let frontends = Frontends::build(&network);
+        let node = example::node("a", 2);
+        let place = Place { node: &node, family: Family::Ip, load_balancer_ranges: &[] };
+        compile(&network, &frontends, &place, &Ruleset::empty(Family::Ip))
+    }
+
+    /// The rules of the Service in one line each.
+    fn render(ruleset: &Ruleset) -> Vec<String> {
+        let address =
+            |frontend: &fairway_model::Frontend| frontend.address.map_or("*".to_owned(), |ip| ip.to_string());
+        let outcome = |outcome: &Outcome| match outcome {
+            Outcome::Balance { endpoints, masquerade } => {
+                let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                format!("{}{}", list.join(" "), if *masquerade { " masquerade" } else { "" })
+            }
+            Outcome::Reject => "reject".into(),
+            Outcome::Drop => "drop".into(),
+        };
+        let line = |(frontend, rules): (&fairway_model::Frontend, &Arc<FrontendRules>)| {
+            let outside = rules
+                .outside
+                .as_ref()
+                .map_or(String::new(), |rules| format!(" | outside {}", outcome(rules)));
+            format!("{}:{} {}{outside}", address(frontend), frontend.port, outcome(&rules.outcome))
+        };
+        ruleset.frontends.iter().map(line).collect()
+    }
+
+    #[test]
+    fn every_frontend_kind_under_both_policies() {
+        let endpoints = [("10.244.1.5", "a"), ("10.244.2.6", "b")];
+        let mut service = example::service("web", &endpoints);
+        let ips = example::virtual_ips(&mut service);
+        ips.load_balancer = vec![[10, 200, 0, 130].into()];
+        ips.external_ips = vec![[192, 0, 2, 1].into()];
+        service.ports[0].node_port = fairway_model::PortNumber::new(30080);
+        let both = "10.244.1.5:8080 10.244.2.6:8080";
+        let ruleset = compiled(service.clone());
+        assert_eq!(
+            render(&ruleset),
+            [
+                format!("*:30080 {both} masquerade"),
+                format!("10.96.0.20:80 {both}"),
+                format!("10.200.0.130:80 {both} masquerade"),
+                format!("192.0.2.1:80 {both} masquerade"),
+            ]
+        );
+        assert_eq!(
+            ruleset.hairpin,
+            BTreeSet::from([[10, 244, 1, 5].into()]),
+            "the other runs on another node"
+        );
+        assert_eq!(ruleset.cluster_ips, BTreeSet::from([[10, 96, 0, 20].into()]));
+        assert_eq!(ruleset.frontends.values().next().unwrap().label.as_str(), "shop/web:http");
+
+        example::virtual_ips(&mut service).external_policy = TrafficPolicy::Local;
+        let local = format!("{both} | outside 10.244.1.5:8080");
+        assert_eq!(
+            render(&compiled(service.clone()))[..2],
+            [format!("*:30080 {local}"), format!("10.96.0.20:80 {both}")]
+        );
+
+        service.ports[0].endpoints.remove(0);
+        assert_eq!(render(&compiled(service.clone()))[0], "*:30080 10.244.2.6:8080 | outside drop");
+        example::virtual_ips(&mut service).internal_policy = TrafficPolicy::Local;
+        assert_eq!(render(&compiled(service.clone()))[1], "10.96.0.20:80 drop");
+        service.ports[0].endpoints.clear();
+        assert_eq!(
+            render(&compiled(service))[..2],
+            ["*:30080 reject | outside reject", "10.96.0.20:80 reject"]
+        );
+    }
+
+    #[test]
+    fn only_ready_endpoints_of_the_family_get_traffic() {
+        let endpoints = [("10.244.1.5", "a"), ("fd00::5", "a"), ("10.244.1.6", "a")];
+        let mut service = example::service("web", &endpoints);
+        example::set_condition(&mut service, 2, Condition::NotReady);
+        assert_eq!(render(&compiled(service)), ["10.96.0.20:80 10.244.1.5:8080"]);
+    }
+}

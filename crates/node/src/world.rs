@@ -1,0 +1,226 @@
+//! What the watches delivered, turned into the model step by step. Pure: snapshots in, a [`Network`] and what changed in it out.
+//!
+//! Snapshots are persistent maps, so two of them are compared in the time of their difference; only Services that it touches are read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fairway_ingest::Diagnostic;
+use fairway_kit::Snapshot;
+use fairway_kit::watch::ObjectKey;
+use fairway_model::{Cluster, Network, ServiceKey};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+
+/// When the pod change behind a slice happened, set by the EndpointSlice controller.
+const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// Its presence gives the Service to another proxy.
+const SERVICE_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+type Objects<K> = OrdMap<ObjectKey, Arc<K>>;
+
+/// What the watches have delivered at one moment.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// Services.
+    pub services: Arc<Snapshot<core::Service>>,
+    /// Their endpoints.
+    pub slices: Arc<Snapshot<discovery::EndpointSlice>>,
+    /// Nodes.
+    pub nodes: Arc<Snapshot<core::Node>>,
+}
+
+/// The model, and the objects that it was made from.
+#[derive(Debug)]
+pub struct World {
+    network: Network,
+    services: Objects<core::Service>,
+    slices: Objects<discovery::EndpointSlice>,
+    nodes: Objects<core::Node>,
+    slices_of: BTreeMap<ServiceKey, BTreeSet<ObjectKey>>,
+}
+
+/// What an update changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Services that were added, changed or removed.
+    pub services: u64,
+    /// EndpointSlices that were added, changed or removed.
+    pub slices: u64,
+    /// When those endpoint changes happened, as far as their slices say.
+    pub triggered: Vec<Timestamp>,
+    /// What is wrong with the Services that were read.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl World {
+    /// A world without objects.
+    pub fn new(cluster: Cluster) -> Self {
+        Self {
+            network: Network { cluster, ..Network::default() },
+            services: OrdMap::new(),
+            slices: OrdMap::new(),
+            nodes: OrdMap::new(),
+            slices_of: BTreeMap::new(),
+        }
+    }
+
+    /// The model.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Follows the objects.
+    pub fn update(&mut self, objects: &Delivered) -> Changes {
+        let mut changes = Changes::default();
+        let mut dirty = BTreeSet::new();
+        self.update_slices(&objects.slices.objects, &mut dirty, &mut changes);
+        for item in self.services.diff(&objects.services.objects) {
+            let (DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. }) =
+                item;
+            dirty.insert(ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() });
+            changes.services += 1;
+        }
+        self.services = objects.services.objects.clone();
+        for key in dirty {
+            self.read_service(key, &mut changes.diagnostics);
+        }
+        self.update_nodes(&objects.nodes.objects);
+        changes
+    }
+
+    fn update_slices(
+        &mut self,
+        new: &Objects<discovery::EndpointSlice>,
+        dirty: &mut BTreeSet<ServiceKey>,
+        changes: &mut Changes,
+    ) {
+        let mut moves: Vec<(ObjectKey, Option<ServiceKey>, Option<ServiceKey>)> = Vec::new();
+        let owner = |slice: &Arc<discovery::EndpointSlice>| fairway_ingest::service::owner_of(slice);
+        for item in self.slices.diff(new) {
+            changes.slices += 1;
+            match item {
+                DiffItem::Add(key, slice) => {
+                    changes.triggered.extend(triggered(slice));
+                    moves.push((key.clone(), None, owner(slice)));
+                }
+                DiffItem::Update { old: (_, old), new: (key, slice) } => {
+                    changes.triggered.extend(triggered(slice));
+                    moves.push((key.clone(), owner(old), owner(slice)));
+                }
+                DiffItem::Remove(key, slice) => moves.push((key.clone(), owner(slice), None)),
+            }
+        }
+        for (key, from, to) in moves {
+            if let Some(from) = from {
+                if let Some(slices) = self.slices_of.get_mut(&from) {
+                    slices.remove(&key);
+                    if slices.is_empty() {
+                        self.slices_of.remove(&from);
+                    }
+                }
+                dirty.insert(from);
+            }
+            if let Some(to) = to {
+                self.slices_of.entry(to.clone()).or_default().insert(key);
+                dirty.insert(to);
+            }
+        }
+        self.slices = new.clone();
+    }
+
+    fn read_service(&mut self, key: ServiceKey, diagnostics: &mut Vec<Diagnostic>) {
+        let object =
+            self.services.get(&ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() });
+        let object = object.filter(|object| !has_other_proxy(object));
+        let keys = self.slices_of.get(&key);
+        let slices = keys.into_iter().flatten().filter_map(|slice| self.slices.get(slice)).map(Arc::as_ref);
+        match object.and_then(|object| fairway_ingest::service::service(object, slices, diagnostics)) {
+            Some(service) => self.network.services.insert(key, Arc::new(service)),
+            None => self.network.services.remove(&key),
+        };
+    }
+
+    fn update_nodes(&mut self, new: &Objects<core::Node>) {
+        if self.nodes.ptr_eq(new) {
+            return;
+        }
+        let nodes = new.values().filter_map(|object| fairway_ingest::node::node(object));
+        self.network.nodes = nodes.map(|node| (node.name.clone(), Arc::new(node))).collect();
+        self.nodes = new.clone();
+    }
+}
+
+/// Whether another service proxy is responsible (`service.kubernetes.io/service-proxy-name`).
+fn has_other_proxy(service: &core::Service) -> bool {
+    service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(SERVICE_PROXY_LABEL))
+}
+
+fn triggered(slice: &discovery::EndpointSlice) -> Option<Timestamp> {
+    slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME_ANNOTATION)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairway_kit::watch::key_of;
+    use serde_json::json;
+
+    fn snapshot<K: kube::Resource>(objects: impl IntoIterator<Item = K>) -> Arc<Snapshot<K>> {
+        let objects = objects.into_iter().map(|object| (key_of(&object), Arc::new(object))).collect();
+        Arc::new(Snapshot { objects, synced: true })
+    }
+
+    fn service(name: &str) -> core::Service {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop"},
+            "spec": {"clusterIP": "10.96.0.20", "ports": [{"port": 80, "targetPort": 8080}]}}))
+        .unwrap()
+    }
+
+    fn slice(name: &str, of: &str, address: &str) -> discovery::EndpointSlice {
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": of},
+                "annotations": {TRIGGER_TIME_ANNOTATION: "2026-01-02T03:04:05Z"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": [address]}], "ports": [{"port": 8080, "protocol": "TCP"}]}))
+        .unwrap()
+    }
+
+    fn endpoints(world: &World, name: &str) -> Vec<String> {
+        let service = world.network().services.get(&ServiceKey::new("shop", name));
+        let ports = service.into_iter().flat_map(|service| &service.ports);
+        ports.flat_map(|port| &port.endpoints).map(|one| one.socket().to_string()).collect()
+    }
+
+    #[test]
+    fn only_what_changed_is_read_again_and_the_result_is_that_of_a_fresh_start() {
+        let mut world = World::new(Cluster::default());
+        let nodes = snapshot([]);
+        let step = |services: &[&str], slices: &[(&str, &str, &str)]| Delivered {
+            services: snapshot(services.iter().map(|name| service(name))),
+            slices: snapshot(slices.iter().map(|(name, of, address)| slice(name, of, address))),
+            nodes: nodes.clone(),
+        };
+        let steps = [
+            step(&[], &[("a-1", "a", "10.0.0.1")]),
+            step(&["a", "b"], &[("a-1", "a", "10.0.0.1")]),
+            step(&["a", "b"], &[("a-1", "a", "10.0.0.1"), ("a-2", "a", "10.0.0.2")]),
+            step(&["a", "b"], &[("a-1", "b", "10.0.0.1"), ("a-2", "a", "10.0.0.3")]),
+            step(&["b"], &[("a-1", "b", "10.0.0.1")]),
+            step(&[], &[]),
+        ];
+        for (number, objects) in steps.iter().enumerate() {
+            let changes = world.update(objects);
+            let mut fresh = World::new(Cluster::default());
+            fresh.update(objects);
+            assert_eq!(world.network(), fresh.network(), "step {number}");
+            if number == 3 {
+                assert_eq!(endpoints(&world, "a"), ["10.0.0.3:8080"]);
+                assert_eq!(endpoints(&world, "b"), ["10.0.0.1:8080"]);
+                assert_eq!((changes.services, changes.slices, changes.triggered.len()), (0, 2, 2));
+            }
+            assert_eq!(world.update(objects), Changes::default(), "the same again is no change");
+        }
+    }
+}
