@@ -5,9 +5,12 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Status};
 use kube::Client;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams, Preconditions,
+    PropagationPolicy,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -189,6 +192,10 @@ impl Applier<'_> {
             Write::Create(object) => self.create(object).await?,
             Write::Replace(object) => self.replace(object, false).await?,
             Write::ReplaceStatus(object) => self.replace(object, true).await?,
+            Write::Adopt { object, owner } => {
+                self.check_owner(&object, &owner).await?;
+                self.replace(object, false).await?
+            }
             Write::Delete(deletion) => self.delete(deletion).await?,
             Write::CreatePod { pod, owner } => {
                 let outcome = self.create((*pod).into()).await;
@@ -226,6 +233,25 @@ impl Applier<'_> {
             self.recorder.tell(self.component, Notice { regarding: owner, severity, reason, message });
         }
         outcome
+    }
+
+    /// Asks the API server, not the cache: the cache of the owner's kind may be behind that of the object's kind.
+    async fn check_owner(&self, object: &Object, owner: &OwnerReference) -> Result<(), WriteError> {
+        let (group, version) = owner.api_version.split_once('/').unwrap_or(("", &owner.api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &owner.kind));
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace_of(object.meta()), &resource);
+        let what = || format!("{:?} {}", object.kind(), name_of(object.meta()));
+        let found = api.get_metadata_opt(&owner.name).await;
+        let found = found.map_err(|error| WriteError::of("adopt", what(), error))?;
+        match found {
+            Some(found)
+                if found.metadata.uid.as_ref() == Some(&owner.uid) && !is_deleting(&found.metadata) =>
+            {
+                Ok(())
+            }
+            Some(_) | None => Err(WriteError::Conflict { verb: "adopt", what: what() }),
+        }
     }
 
     async fn bind(&self, mut pod: Pod, node: String) -> Result<Written, WriteError> {
@@ -269,7 +295,8 @@ impl Applier<'_> {
 fn is_independent(write: &Write) -> bool {
     match write {
         Write::CreatePod { .. } | Write::DeletePod { .. } | Write::Bind { .. } | Write::Delete(_) => true,
-        Write::Create(_) | Write::Replace(_) | Write::ReplaceStatus(_) | Write::Finalize(_) => false,
+        Write::Create(_) | Write::Replace(_) | Write::ReplaceStatus(_) => false,
+        Write::Adopt { .. } | Write::Finalize(_) => false,
     }
 }
 

@@ -51,7 +51,7 @@ where
 fn adopt<K: Resource + Clone + Into<Object>>(object: &K, reference: &OwnerReference) -> Write {
     let mut object = object.clone();
     object.meta_mut().owner_references.get_or_insert_default().push(reference.clone());
-    Write::Replace(object.into())
+    Write::Adopt { object: object.into(), owner: reference.clone() }
 }
 
 fn release<K: Resource + Clone + Into<Object>>(object: &K, uid: &str) -> Write {

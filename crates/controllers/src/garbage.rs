@@ -16,7 +16,7 @@ use kube::api::{
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use fairway_kit::Shutdown;
@@ -35,6 +35,8 @@ const CONCURRENT_MAX: usize = 16;
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Wait after a failed discovery.
 const DISCOVERY_RETRY: Duration = Duration::from_millis(500);
+/// Watches that list at the same time: collecting can wait, the pods that a cluster starts with cannot.
+const LISTING_MAX: usize = 2;
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// See the module. Shared by the watches that tell it and the loop that acts.
@@ -43,6 +45,7 @@ pub(crate) struct Collector {
     state: Mutex<State>,
     work: Notify,
     resources: watch::Sender<Arc<[Resource]>>,
+    listing: Semaphore,
     /// Told of the namespaces in which something disappeared.
     removed: tokio::sync::mpsc::Sender<Arc<str>>,
 }
@@ -65,7 +68,14 @@ enum Failure {
 impl Collector {
     pub(crate) fn new(client: Client, removed: tokio::sync::mpsc::Sender<Arc<str>>) -> Arc<Self> {
         let (resources, _) = watch::channel(Arc::from([]));
-        Arc::new(Self { client, state: Mutex::default(), work: Notify::new(), resources, removed })
+        Arc::new(Self {
+            client,
+            state: Mutex::default(),
+            work: Notify::new(),
+            resources,
+            listing: Semaphore::new(LISTING_MAX),
+            removed,
+        })
     }
 
     /// What the API server serves, as last discovered; empty before the first time.
@@ -167,22 +177,7 @@ impl Collector {
         match verdict {
             Verdict::Keep => {}
             Verdict::Ask(owners) => return self.ask(item, owners).await,
-            Verdict::Delete(policy) => {
-                tracing::info!(object = %item.key, resource = %item.resource, "deleted: no owner is left");
-                let params = DeleteParams {
-                    propagation_policy: Some(match policy {
-                        Policy::Background => PropagationPolicy::Background,
-                        Policy::Foreground => PropagationPolicy::Foreground,
-                        Policy::Orphan => PropagationPolicy::Orphan,
-                    }),
-                    preconditions: Some(Preconditions {
-                        uid: Some(item.uid.to_string()),
-                        resource_version: None,
-                    }),
-                    ..DeleteParams::default()
-                };
-                api.delete(&item.key.name, &params).await?;
-            }
+            Verdict::Delete(policy) => return self.delete(&api, item, policy).await,
             Verdict::Detach(gone) => detach(&api, item, &gone).await?,
             Verdict::Orphan(dependents) => {
                 let own = BTreeSet::from([item.uid.clone()]);
@@ -196,6 +191,41 @@ impl Collector {
             }
             Verdict::Finish => finish(&api, item, FOREGROUND).await?,
         }
+        Ok(Outcome::Done)
+    }
+
+    /// Deletes what has no owner, unless it was given another one or was let go meanwhile: the watches of owners and dependents
+    /// are not in step, so an owner may be seen to go before the reference to it is seen to be dropped.
+    async fn delete(
+        &self,
+        api: &Api<DynamicObject>,
+        item: &Item,
+        policy: Policy,
+    ) -> Result<Outcome, Failure> {
+        let Some(present) = api.get_metadata_opt(&item.key.name).await? else { return Ok(Outcome::Done) };
+        let Some(now) = Item::of(&item.resource, &present).filter(|now| now.uid == item.uid) else {
+            return Ok(Outcome::Done);
+        };
+        if now.owners != item.owners || now.deleting {
+            let mut state = self.lock();
+            let examine = state.graph.observe(now);
+            state.enqueue(examine);
+            return Ok(Outcome::Done);
+        }
+        let params = DeleteParams {
+            propagation_policy: Some(match policy {
+                Policy::Background => PropagationPolicy::Background,
+                Policy::Foreground => PropagationPolicy::Foreground,
+                Policy::Orphan => PropagationPolicy::Orphan,
+            }),
+            preconditions: Some(Preconditions {
+                uid: Some(item.uid.to_string()),
+                resource_version: present.metadata.resource_version,
+            }),
+            ..DeleteParams::default()
+        };
+        api.delete(&item.key.name, &params).await?;
+        tracing::info!(object = %item.key, resource = %item.resource, "deleted: no owner is left");
         Ok(Outcome::Done)
     }
 
@@ -275,6 +305,7 @@ impl Collector {
         let events = watcher(api, watcher::Config::default()).default_backoff();
         pin_mut!(events);
         let mut missing = BTreeSet::new();
+        let mut turn = self.listing.acquire().await.ok();
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::Init) => missing = self.lock().graph.of_resource(&resource.name),
@@ -283,6 +314,7 @@ impl Collector {
                     self.seen(resource, &object, again);
                 }
                 Ok(Event::InitDone) => {
+                    turn.take();
                     let gone: Vec<Uid> = std::mem::take(&mut missing).into_iter().collect();
                     let mut state = self.lock();
                     for uid in gone {
@@ -297,7 +329,11 @@ impl Collector {
                         again.notify_one();
                     }
                 }
-                Err(error) => tracing::debug!(resource = %resource.name, %error, "watch is retried"),
+                Err(error) => {
+                    // One resource that cannot be listed does not keep the others waiting.
+                    turn.take();
+                    tracing::debug!(resource = %resource.name, %error, "watch is retried");
+                }
             }
         }
     }

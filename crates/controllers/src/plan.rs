@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fairway_kit::watch::ObjectKey;
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 
 use crate::metadata::object_reference;
@@ -19,6 +20,14 @@ pub enum Write {
     Replace(Object),
     /// Replace the status; a newer object is a conflict.
     ReplaceStatus(Object),
+    /// Replace an object by one that has this owner, if the owner is still there and not being deleted: an owner that was told to
+    /// leave its dependents behind must not take them back.
+    Adopt {
+        /// The object with the reference.
+        object: Object,
+        /// The owner, in the namespace of the object.
+        owner: OwnerReference,
+    },
     /// Delete that very object; one that is gone is no error.
     Delete(Deletion),
     /// Create a pod and tell its owner's readers.

@@ -192,7 +192,7 @@ impl Cluster {
         match write {
             Write::Create(object) => self.created(object),
             Write::CreatePod { pod, .. } => self.created((*pod).into()),
-            Write::Replace(object) => self.replaced(object, false),
+            Write::Replace(object) | Write::Adopt { object, .. } => self.replaced(object, false),
             Write::ReplaceStatus(object) => self.replaced(object, true),
             Write::Delete(deletion) | Write::DeletePod { pod: deletion, .. } => self.deleted(deletion),
             Write::Bind { mut pod, node } => {

@@ -1,7 +1,8 @@
 //! The network as data, and its decisions with reasons.
 //!
 //! What a packet, a connection or a request will meet is decided here and nowhere else: [`select`] picks the endpoints of a Service
-//! port, [`connect()`] decides one connection, [`http::Routes::decide`] one request. The node agent compiles these decisions into kernel tables, the
+//! port, [`connect()`] decides one connection, [`announce`] which node answers for a load-balancer
+//! address, [`http::Routes::decide`] one request. The node agent compiles these decisions into kernel tables, the
 //! gateway calls them on every request, and `fairway why` calls the same functions with a recording [`Trace`], so an explanation
 //! cannot differ from what happens.
 //!
@@ -10,6 +11,7 @@
 //!
 //! All types are ordered data without floats, so equal worlds compare equal and print the same.
 
+pub mod announce;
 pub mod connect;
 pub mod frontend;
 pub mod http;

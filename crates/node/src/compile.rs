@@ -16,7 +16,6 @@ use fairway_model::{
 use fairway_netfilter::{Comment, Family};
 use ipnet::IpNet;
 
-use crate::announce;
 use crate::ruleset::{FrontendRules, Outcome, Ranges, Ruleset};
 
 /// Whose kernel is compiled for.
@@ -55,7 +54,7 @@ pub fn compile(network: &Network, frontends: &Frontends, place: &Place<'_>, inst
     compiled.cluster_ips =
         cluster_ips.map(|(address, _)| *address).filter(|address| is_of(family, *address)).collect();
     let ours = |address: &IpAddr| load_balancer_ranges.iter().any(|range| range.contains(address));
-    let announced = announce::announced_by(network, &node.name).filter(ours);
+    let announced = fairway_model::announce::announced_by(network, &node.name).filter(ours);
     compiled.announced = announced.filter(|address| is_of(family, *address)).collect();
     compiled
 }

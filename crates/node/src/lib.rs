@@ -12,12 +12,10 @@
 //! - [`ruleset`]: what varies, as data, and the kernel elements that it stands for
 //! - [`compile`](mod@compile): model → ruleset
 //! - [`change`]: ruleset → ruleset as one transaction; and from anything installed (adoption, drift)
-//! - [`announce`]: which node answers for a load-balancer address
 //! - [`world`]: snapshots of the watches → model, at the cost of the difference
 //! - [`kernel`]: the sockets; [`run`]: the loop
 
 mod agent;
-pub mod announce;
 pub mod change;
 pub mod compile;
 #[cfg(test)]

@@ -171,7 +171,7 @@ mod tests {
 
     fn snapshot<K: kube::Resource>(objects: impl IntoIterator<Item = K>) -> Arc<Snapshot<K>> {
         let objects = objects.into_iter().map(|object| (key_of(&object), Arc::new(object))).collect();
-        Arc::new(Snapshot { objects, synced: true })
+        Arc::new(Snapshot { objects, synced: true, revision: 0 })
     }
 
     fn service(name: &str) -> core::Service {

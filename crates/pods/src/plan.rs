@@ -280,10 +280,6 @@ pub(crate) fn follows_objects(pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use fairway_kit::Snapshot;
-
     use super::*;
     use crate::image::ImageConfig;
 
@@ -293,11 +289,7 @@ mod tests {
         )
         .unwrap();
         let image = Image { id: "x".into(), root: ImageRoot::BuiltIn, config };
-        let sources = Sources {
-            config_maps: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-            secrets: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-            services: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-        };
+        let sources = crate::env::tests::sources_of(Vec::new(), Vec::new());
         let paths = PodPaths { directory: "/d".into(), socket: "/s".into(), facts: "/f".into() };
         let volumes = BTreeMap::from([("v".to_owned(), VolumePlan::Directory)]);
         let input = PlanInput {

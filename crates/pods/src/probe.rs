@@ -182,8 +182,8 @@ impl Tally {
         }
     }
 
-    /// Takes an answer to a question that was asked at that age of the container. The verdict is there when it changed; a failure that
-    /// counts is told with `true`.
+    /// Takes an answer to a question that was asked at that age of the container. The verdict is there when it changed. A failure that
+    /// is worth an event is told with `true`: one that counts, but not the first of a container that only comes up.
     pub(crate) fn record(&mut self, asked_at: Duration, passed: bool) -> (Option<Verdict>, bool) {
         let counted = asked_at >= self.next_counted;
         if counted {
@@ -192,22 +192,20 @@ impl Tally {
         if passed {
             self.failures = 0;
             self.successes = self.successes.saturating_add(1);
-        } else if counted {
-            self.successes = 0;
-            self.failures = self.failures.saturating_add(1);
         } else {
             self.successes = 0;
-            return (None, false);
+            self.failures = self.failures.saturating_add(u32::from(counted));
         }
+        let coming_up = self.verdict.is_none() && self.failures < 2 && self.plan.kind != ProbeKind::Liveness;
+        let told = counted && !passed && !coming_up;
         let verdict = match passed {
             true if self.successes >= self.plan.success_threshold => Verdict::Passed,
-            false if self.failures >= self.plan.failure_threshold => Verdict::Failed,
-            _ => return (None, !passed),
+            false if counted && self.failures >= self.plan.failure_threshold => Verdict::Failed,
+            _ => return (None, told),
         };
-        // A failing liveness or startup probe is told again and again: the container may have been restarted in between.
         let changed = self.verdict != Some(verdict);
         self.verdict = Some(verdict);
-        (changed.then_some(verdict), !passed)
+        (changed.then_some(verdict), told || (verdict == Verdict::Failed && changed))
     }
 }
 

@@ -75,11 +75,12 @@ async fn launch_inner(
     let outcome = loop {
         match lines.next_line().await.map_err(spawn)? {
             Some(line) if line == READY => break Ok(()),
-            Some(line) => match line.strip_prefix(FAILED) {
-                Some(reason) => break Err(SandboxError::Start(reason.to_owned())),
-                // The number of PID 1; the socket tells it more reliably.
-                None => {}
-            },
+            Some(line) => {
+                // Anything else is the number of PID 1, which the socket tells more reliably.
+                if let Some(reason) = line.strip_prefix(FAILED) {
+                    break Err(SandboxError::Start(reason.to_owned()));
+                }
+            }
             None => break Err(SandboxError::Start("it ended without a word".into())),
         }
     };

@@ -47,7 +47,7 @@ pub(crate) fn compute(
         host_ips: Some(vec![HostIP { ip: host_ip.to_string() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
-        start_time: Some(Time(observed.start_time)),
+        start_time: Some(seconds(observed.start_time)),
         qos_class: previous.qos_class.clone(),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
@@ -110,7 +110,7 @@ fn container_status(
         State::Waiting { reason, message, .. } => waiting(reason, message.clone()),
         State::Starting => waiting("ContainerCreating", None),
         State::Running { started_at } | State::Stopping { started_at } => ContainerState {
-            running: Some(ContainerStateRunning { started_at: Some(Time(*started_at)) }),
+            running: Some(ContainerStateRunning { started_at: Some(seconds(*started_at)) }),
             ..Default::default()
         },
         State::Ended(ended) => {
@@ -127,7 +127,8 @@ fn container_status(
             }
         }
     };
-    let running = matches!(seen.state, State::Running { .. } | State::Stopping { .. });
+    // Also while it stops: endpoints of a terminating pod go on serving until they are gone (KEP-1669).
+    let running = seen.is_alive();
     let never_started = matches!(seen.state, State::Waiting { .. } | State::Starting) && seen.last.is_none();
     let completed_init =
         matches!(&seen.state, State::Ended(ended) if ended.exit_code == 0) && is_init(pod, container);
@@ -136,7 +137,7 @@ fn container_status(
         image: container.image.clone().unwrap_or_default(),
         image_id: seen.image_id.clone(),
         container_id: (!never_started).then(|| container_id(pod, &container.name, seen.attempt)),
-        ready: (running && seen.started && seen.ready && seen.state_is_running()) || completed_init,
+        ready: (running && seen.started && seen.ready) || completed_init,
         started: Some(running && seen.started),
         restart_count: i32::try_from(seen.attempt).unwrap_or(i32::MAX),
         last_state: Some(last.map(terminated).unwrap_or_default()),
@@ -174,16 +175,14 @@ fn terminated_state(pod: &Pod, name: &str, ended: &Ended) -> ContainerStateTermi
         signal: ended.signal,
         reason: Some(ended.reason.clone()),
         message: ended.message.clone(),
-        started_at: Some(Time(ended.started_at)),
-        finished_at: Some(Time(ended.finished_at)),
+        started_at: Some(seconds(ended.started_at)),
+        finished_at: Some(seconds(ended.finished_at)),
     }
 }
 
-impl Observation {
-    /// Runs and was not told to stop.
-    fn state_is_running(&self) -> bool {
-        matches!(self.state, State::Running { .. })
-    }
+/// Times of the API have no fraction: with one, a status that was read back would look different from the same one computed again.
+fn seconds(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 /// A condition as decided, before transition times.
@@ -220,7 +219,7 @@ fn conditions(
             !observed
                 .containers
                 .get(&container.name)
-                .is_some_and(|seen| seen.started && seen.ready && seen.state_is_running())
+                .is_some_and(|seen| seen.started && seen.ready && seen.is_alive())
         })
         .collect();
     let containers_ready = completed.clone().or_else(|| {
@@ -292,7 +291,7 @@ impl Decided {
             message,
             last_transition_time: before
                 .and_then(|before| before.last_transition_time.clone())
-                .or(Some(Time(now))),
+                .or(Some(seconds(now))),
             observed_generation: pod.metadata.generation,
             ..PodCondition::default()
         }

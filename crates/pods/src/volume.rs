@@ -318,10 +318,6 @@ fn kind_of(volume: &Volume) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use fairway_kit::Snapshot;
-
     use super::*;
 
     fn plan(volume: serde_json::Value, tokens: &[(&str, &str)]) -> Result<VolumePlan, VolumeError> {
@@ -329,13 +325,7 @@ mod tests {
             "metadata": {"namespace": "ns", "name": "conf"}, "data": {"a": "1", "b": "2"}
         }))
         .unwrap();
-        let mut config_maps = Snapshot { objects: Default::default(), synced: true };
-        config_maps.objects.insert(fairway_kit::watch::key_of(&config), Arc::new(config));
-        let sources = Sources {
-            config_maps: Arc::new(config_maps),
-            secrets: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-            services: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-        };
+        let sources = crate::env::tests::sources_of(vec![config], Vec::new());
         let pod: Pod = serde_json::from_value(serde_json::json!({
             "metadata": {"namespace": "ns", "name": "p", "labels": {"x": "y"}}, "spec": {"containers": [], "volumes": [volume]}
         }))

@@ -7,12 +7,13 @@ use fairway_dns::message::{Rcode, number};
 use fairway_dns::name::Name;
 use fairway_dns::search::ResolvConf;
 use fairway_dns::zone::Outcome;
+use fairway_model::announce::announcers;
 use fairway_model::connect::source_seen;
 use fairway_model::http::{Backend, Decision, Host, NormalPath};
 use fairway_model::select::select_anywhere;
 use fairway_model::{
-    Destination, Node, PodKey, PortEndpoint, PortNumber, Protocol, Service, ServicePort, Source,
-    SourceAddress, Verdict, connect,
+    Destination, FrontendKind, Node, PodKey, PortEndpoint, PortNumber, Protocol, Service, ServicePort,
+    Source, SourceAddress, Verdict, connect,
 };
 use serde::Serialize;
 
@@ -122,7 +123,7 @@ struct Way<'w> {
 
 impl<'w> Way<'w> {
     fn walk(&mut self, question: &Question) -> Result<String, Dead> {
-        let asker = self.locate(&question.from)?;
+        let mut asker = self.locate(&question.from)?;
         let to = &question.to;
         let address = match to.address() {
             Some(address) => address,
@@ -131,7 +132,46 @@ impl<'w> Way<'w> {
                 None => self.resolve_outside(to)?,
             },
         };
+        if matches!(asker.source, Source::Outside(_)) {
+            asker.node = self.enter(address)?;
+        }
         self.connect(&asker, address, to)
+    }
+
+    /// The node that packets from outside the cluster come in by: it has the address, or answers for it.
+    fn enter(&mut self, address: IpAddr) -> Result<&'w Node, Dead> {
+        let world = self.world;
+        let network = &world.network;
+        if let Some(node) = network.node_of(address) {
+            return Ok(node);
+        }
+        let announcer = announcers(network).get(&address).and_then(|name| network.nodes.get(*name));
+        if let Some(node) = announcer {
+            let through = node.addresses.first().map_or("no address".to_owned(), ToString::to_string);
+            let lines = self.hop(format!("Way into the cluster: who has {address}?"));
+            lines.push(Line {
+                mark: Mark::Taken,
+                text: format!("{} at {through} answers for this load-balancer address", node.name),
+            });
+            return Ok(node);
+        }
+        match world.frontends.addresses.get(&address) {
+            Some(FrontendKind::ClusterIp) => {
+                Err(format!("{address} is a cluster IP: it is reached from pods and nodes only"))
+            }
+            Some(FrontendKind::LoadBalancer) => {
+                Err(format!("no ready node answers for the load-balancer address {address}"))
+            }
+            _ if network.cluster.is_service(address) => {
+                Err(format!("{address} is in the Service range: it is reached from pods and nodes only"))
+            }
+            _ => network
+                .nodes
+                .values()
+                .next()
+                .map(|node| &**node)
+                .ok_or_else(|| "the cluster has no node".to_owned()),
+        }
     }
 
     fn hop(&mut self, title: impl Into<String>) -> &mut Vec<Line> {

@@ -35,7 +35,7 @@ fn pod(name: &str, ip: &str, node: &str) -> Value {
 }
 
 fn node(name: &str, address: &str) -> Value {
-    json!({"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
+    json!({"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}], "conditions": [{"type": "Ready", "status": "True"}]}})
 }
 
 fn world() -> World {
@@ -142,7 +142,8 @@ fn a_request_from_outside_goes_through_the_gateway_and_every_rule_says_why() {
     for part in [
         "taken as 10.200.0.128, the gateway's address",
         "+ a load-balancer address of Service fairway-system/fairway-gateway",
-        "the endpoint sees the address of n1: external traffic under policy Cluster",
+        "answers for this load-balancer address",
+        "external traffic under policy Cluster",
         "+ host shop.example.test",
         "+ Prefix / (Ingress shop/shop rules[0].paths[0])",
         "- Prefix /cart (Ingress shop/shop rules[0].paths[1]): the path is another",
@@ -167,6 +168,7 @@ fn what_does_not_work_says_at_which_hop() {
             "the gateway, which answers 503: there is no such Service",
         ),
         ("outside", "http://other.example.test/", "the gateway, which answers 404"),
+        ("outside", "10.96.0.20:80", "10.96.0.20 is a cluster IP: it is reached from pods and nodes only"),
         ("outside", "db.shop:5432", "is resolved by the client's own DNS"),
         (
             "pod/web-1",

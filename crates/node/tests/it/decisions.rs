@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use fairway_model::announce::announcers;
 use fairway_model::connect::{connect, source_seen};
 use fairway_model::{
     Condition, Destination, Frontends, Network, NoTrace, NodeName, PortNumber, Protocol, Source,
     SourceAddress, TrafficPolicy, Verdict,
 };
-use fairway_node::announce::announcers;
 
 use crate::lab::{Lab, Machine, Outcome, PODS, cluster_ip, ip, service, with};
 

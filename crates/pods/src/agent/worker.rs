@@ -1,5 +1,6 @@
 //! One pod: asks [`reconcile`] what to do, does it in tasks of its own, folds what comes of it, publishes the status.
 
+mod recalling;
 mod starting;
 mod stopping;
 
@@ -9,21 +10,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::setup::{self, Setback, Tokens, Up};
 use super::{ContainerView, Context, LivePod, PodRecord};
 use crate::cluster::{Cluster, ClusterError, Event as ClusterEvent, EventKind, PodId};
-use crate::lifecycle::{
-    Action, Ended, Observation, Observed, Sandbox, State, Unhealthy, init_containers, later, reconcile,
-};
-use crate::names::uses_host_network;
+use crate::lifecycle::{Action, Observed, Sandbox, State, Unhealthy, init_containers, later, reconcile};
 use crate::network::PodNet;
 use crate::plan::{PodPaths, follows_objects};
 use crate::probe::{ProbeKind, Verdict};
-use crate::protocol::{ContainerRecord, RecordState};
+use crate::protocol::ContainerRecord;
 use crate::status;
 use crate::volume::VolumePlan;
 
@@ -104,7 +102,7 @@ impl Worker {
         let (statuses, receiver) = watch::channel(None);
         let writer = tokio::spawn(write_statuses(context.cluster.clone(), id.clone(), receiver));
         let status = pod.status.clone().unwrap_or_default();
-        let observed = observe(&pod);
+        let observed = recalling::observe(&pod);
         let (views, containers) = watch::channel(BTreeMap::new());
         context.live.insert(LivePod { id: id.clone(), paths: paths.clone(), containers });
         Self {
@@ -288,7 +286,13 @@ impl Worker {
         verdict: Verdict,
         grace_secs: Option<i64>,
     ) {
-        if !self.runs(container, attempt) {
+        // Readiness counts until the end; the others must not restart what is being stopped.
+        let alive = self
+            .observed
+            .containers
+            .get(container)
+            .is_some_and(|seen| seen.attempt == attempt && seen.is_alive());
+        if !alive || (kind != ProbeKind::Readiness && !self.runs(container, attempt)) {
             return;
         }
         let has_readiness = self.container(container).is_some_and(|it| it.readiness_probe.is_some());
@@ -485,99 +489,4 @@ async fn write_statuses(
             }
         }
     }
-}
-
-/// What the object's own status says of an earlier run: containers that ended stay ended, those that ran were lost with it.
-fn observe(pod: &Pod) -> Observed {
-    let status = pod.status.clone().unwrap_or_default();
-    let spec = pod.spec.clone().unwrap_or_default();
-    let known: Vec<&ContainerStatus> = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .chain(status.init_container_statuses.iter().flatten())
-        .collect();
-    let waiting = if init_containers(&spec).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let first = |container: &Container| {
-        let mut seen = Observation::new(waiting);
-        if let Some(status) = known.iter().find(|status| status.name == container.name) {
-            recall(&mut seen, status);
-        }
-        (container.name.clone(), seen)
-    };
-    Observed {
-        sandbox: Sandbox::Absent { retry_at: None },
-        containers: spec.containers.iter().chain(init_containers(&spec)).map(first).collect(),
-        gone: false,
-        ip: if uses_host_network(&spec) {
-            None
-        } else {
-            status.pod_ip.as_deref().and_then(|ip| ip.parse().ok())
-        },
-        start_time: status.start_time.map_or_else(Timestamp::now, |time| time.0),
-    }
-}
-
-fn recall(seen: &mut Observation, status: &ContainerStatus) {
-    let attempt = u32::try_from(status.restart_count).unwrap_or(0);
-    let state = status.state.clone().unwrap_or_default();
-    let last = status.last_state.clone().unwrap_or_default().terminated;
-    seen.attempt = attempt;
-    seen.image_id = status.image_id.clone();
-    (seen.started, seen.ready) = (status.started == Some(true), status.ready);
-    let now = Timestamp::now();
-    let time =
-        |time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map_or(now, |time| time.0);
-    let ended = |it: k8s_openapi::api::core::v1::ContainerStateTerminated, attempt| Ended {
-        started_at: time(it.started_at),
-        finished_at: time(it.finished_at),
-        exit_code: it.exit_code,
-        signal: it.signal,
-        reason: it.reason.unwrap_or_default(),
-        message: it.message,
-        attempt,
-    };
-    seen.crashes = attempt;
-    if let Some(running) = state.running {
-        seen.last = last.map(|last| ended(last, attempt.saturating_sub(1)));
-        // Lost unless PID 1 tells otherwise; that it was the node's fault must not delay its next start.
-        seen.crashes = 0;
-        seen.state = State::Ended(Ended {
-            started_at: time(running.started_at),
-            finished_at: now,
-            exit_code: 137,
-            signal: None,
-            reason: "ContainerStatusUnknown".to_owned(),
-            message: Some("The container was lost when its node stopped".to_owned()),
-            attempt,
-        });
-    } else if let Some(terminated) = state.terminated {
-        seen.last = last.map(|last| ended(last, attempt.saturating_sub(1)));
-        seen.state = State::Ended(ended(terminated, attempt));
-    } else if let Some(last) = last {
-        // It waited for its next start (CrashLoopBackOff).
-        seen.state = State::Ended(ended(last, attempt));
-    }
-}
-
-/// The container of a record, as it was at its end.
-fn ended_by(record: &ContainerRecord, message: Option<String>) -> Option<Ended> {
-    use crate::protocol::How;
-    let RecordState::Exited(exit) = &record.state else { return None };
-    let at = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
-    let (reason, signal, message) = match &exit.how {
-        How::Code(0) => ("Completed", None, message),
-        How::Code(_) => ("Error", None, message),
-        How::Signal(signal) => ("Error", Some(*signal), message),
-        How::NotStarted { message } => ("StartError", None, Some(message.clone())),
-    };
-    Some(Ended {
-        started_at: at(exit.started_us),
-        finished_at: at(exit.finished_us),
-        exit_code: exit.how.exit_code(),
-        signal,
-        reason: reason.to_owned(),
-        message,
-        attempt: record.attempt,
-    })
 }

@@ -213,6 +213,7 @@ fn starting_again() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn going_down() {
     let sidecars = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "t", "restartPolicy": "Always"}], "containers": [{"name": "a"}]});
     let stopping = || seen(State::Stopping { started_at: ago(60) });

@@ -19,7 +19,6 @@ use crate::env::Sources;
 use crate::network::PodNet;
 use crate::plan::PodPaths;
 use crate::volume::TokenWish;
-use fairway_kit::Snapshot;
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,15 +68,8 @@ impl MemoryCluster {
 
 impl Cluster for MemoryCluster {
     fn sources(&self) -> Sources {
-        let mut config_maps = Snapshot { objects: Default::default(), synced: true };
-        for map in self.inner.lock().unwrap().config_maps.values() {
-            config_maps.objects.insert(fairway_kit::watch::key_of(map), Arc::new(map.clone()));
-        }
-        Sources {
-            config_maps: Arc::new(config_maps),
-            secrets: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-            services: Arc::new(Snapshot { objects: Default::default(), synced: true }),
-        }
+        let config_maps = self.inner.lock().unwrap().config_maps.values().cloned().collect();
+        crate::env::tests::sources_of(config_maps, Vec::new())
     }
 
     fn sources_changed(&self) -> watch::Receiver<u64> {
@@ -91,7 +83,9 @@ impl Cluster for MemoryCluster {
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         let mut inner = self.inner.lock().unwrap();
         let slot = inner.statuses.entry(pod.uid.clone()).or_default();
-        *slot = (status.clone(), slot.1 + 1);
+        // What comes back from an API server went through JSON.
+        let status = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
+        *slot = (status, slot.1 + 1);
         self.changed.send_modify(|version| *version += 1);
         Box::pin(async { Ok(()) })
     }

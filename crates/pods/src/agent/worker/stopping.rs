@@ -22,7 +22,6 @@ impl Worker {
         let Some(seen) = self.observed.containers.get_mut(name) else { return };
         let State::Running { started_at } = seen.state else { return };
         seen.state = State::Stopping { started_at };
-        self.probes.remove(name);
         let message = match reason {
             StopReason::Deleted | StopReason::DeadlineExceeded | StopReason::Finished => {
                 format!("Stopping container {name}")

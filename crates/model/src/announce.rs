@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use fairway_model::{Condition, Network, Node, NodeName, Service, TrafficPolicy};
+use crate::{Condition, Network, Node, NodeName, Service, TrafficPolicy};
 
 /// The node that answers for each load-balancer address. An address that is a node's own, or that nobody can answer for, is not in it.
 pub fn announcers(network: &Network) -> BTreeMap<IpAddr, &NodeName> {
@@ -66,26 +66,65 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::example;
+    use crate::{Endpoint, ServiceKey, ServiceKind, VirtualIps};
 
-    fn network(nodes: &[(&str, bool)], addresses: u8) -> Network {
-        let mut network = example::network();
-        network.nodes.clear();
-        for (number, (name, ready)) in (2u8..).zip(nodes) {
-            let node = Node { ready: *ready, ..example::node(name, number) };
-            network.nodes.insert(node.name.clone(), Arc::new(node));
+    /// A Service with these load-balancer addresses and one ready endpoint on each of `on`.
+    fn service(
+        name: &str,
+        addresses: &[[u8; 4]],
+        on: &[&str],
+        external_policy: TrafficPolicy,
+    ) -> Arc<Service> {
+        let endpoint = |node: &&str| {
+            Arc::new(Endpoint {
+                address: [10, 244, 1, 5].into(),
+                condition: Condition::Ready,
+                node: Some(NodeName::from(*node)),
+                zone: None,
+                hostname: None,
+                pod: None,
+                hint_zones: vec![],
+                hint_nodes: vec![],
+            })
+        };
+        let load_balancer = addresses.iter().map(|address| IpAddr::from(*address)).collect();
+        Arc::new(Service {
+            key: ServiceKey::new("shop", name),
+            created_s: 0,
+            kind: ServiceKind::Virtual(VirtualIps {
+                load_balancer,
+                external_policy,
+                ..VirtualIps::default()
+            }),
+            ports: vec![],
+            endpoints: on.iter().map(endpoint).collect(),
+        })
+    }
+
+    fn network(nodes: &[(&str, bool)], services: Vec<Arc<Service>>) -> Network {
+        let node = |(last, (name, ready)): (u8, &(&str, bool))| {
+            let name = NodeName::from(*name);
+            let addresses = vec![[10, 200, 0, last].into()];
+            (name.clone(), Arc::new(Node { name, addresses, pod_ranges: vec![], zone: None, ready: *ready }))
+        };
+        Network {
+            nodes: (2u8..).zip(nodes).map(node).collect(),
+            services: services.into_iter().map(|service| (service.key.clone(), service)).collect(),
+            ..Network::default()
         }
-        for last in 0..addresses {
-            let mut service = example::service(&format!("s{last}"), &[]);
-            example::virtual_ips(&mut service).load_balancer = vec![[10, 200, 0, 128 + (last % 100)].into()];
-            network.services.insert(service.key.clone(), Arc::new(service));
-        }
-        network
+    }
+
+    fn hundred() -> Vec<Arc<Service>> {
+        (0..100)
+            .map(|last| {
+                service(&format!("s{last}"), &[[10, 200, 0, 128 + last]], &[], TrafficPolicy::Cluster)
+            })
+            .collect()
     }
 
     #[test]
     fn every_address_has_one_announcer_and_only_ready_nodes_announce() {
-        let network = network(&[("a", true), ("b", false), ("c", true)], 100);
+        let network = network(&[("a", true), ("b", false), ("c", true)], hundred());
         let announcers = announcers(&network);
         assert_eq!(announcers.len(), 100);
         let names: BTreeSet<&str> = announcers.values().map(|name| &*name.0).collect();
@@ -97,8 +136,8 @@ mod tests {
     #[test]
     fn only_addresses_of_a_lost_node_move() {
         let (before, after) = (
-            network(&[("a", true), ("b", true), ("c", true)], 100),
-            network(&[("a", true), ("b", true)], 100),
+            network(&[("a", true), ("b", true), ("c", true)], hundred()),
+            network(&[("a", true), ("b", true)], hundred()),
         );
         let (before, after) = (announcers(&before), announcers(&after));
         for (address, node) in before {
@@ -108,24 +147,16 @@ mod tests {
 
     #[test]
     fn nobody_announces_without_a_ready_node_nor_the_address_of_a_node() {
-        assert!(announcers(&network(&[("a", false)], 3)).is_empty());
-        let mut network = network(&[("a", true)], 1);
-        let mut service = example::service("own", &[]);
-        example::virtual_ips(&mut service).load_balancer =
-            vec![network.nodes.values().next().unwrap().addresses[0]];
-        network.services = [(service.key.clone(), Arc::new(service))].into();
-        assert!(announcers(&network).is_empty());
+        assert!(announcers(&network(&[("a", false)], hundred())).is_empty());
+        let own = service("own", &[[10, 200, 0, 2]], &[], TrafficPolicy::Cluster);
+        assert!(announcers(&network(&[("a", true)], vec![own])).is_empty());
     }
 
     #[test]
     fn policy_local_prefers_a_node_with_an_endpoint() {
         for on in ["a", "b", "c"] {
-            let mut network = network(&[("a", true), ("b", true), ("c", true)], 0);
-            let mut service = example::service("s", &[("10.244.1.5", on)]);
-            let ips = example::virtual_ips(&mut service);
-            ips.load_balancer = vec![[10, 200, 0, 130].into()];
-            ips.external_policy = TrafficPolicy::Local;
-            network.services.insert(service.key.clone(), Arc::new(service));
+            let service = service("s", &[[10, 200, 0, 130]], &[on], TrafficPolicy::Local);
+            let network = network(&[("a", true), ("b", true), ("c", true)], vec![service]);
             assert_eq!(announcers(&network).into_values().collect::<Vec<_>>(), [&NodeName::from(on)]);
         }
     }

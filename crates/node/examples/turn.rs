@@ -1,0 +1,113 @@
+//! What one endpoint change costs the agent before the kernel hears of it, with 10,000 Services of four endpoints: compiling, comparing, encoding.
+//! Medians of 21; no privileges needed.
+//!
+//! ```text
+//! cargo run --release -p fairway-node --example turn            # or: … --example turn -- 44000
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot run ends"
+)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fairway_model::{
+    Condition, Endpoint, Frontends, Network, Node, NodeName, PortEndpoint, PortNumber, Protocol, Service,
+    ServiceKey, ServiceKind, ServicePort, VirtualIps,
+};
+use fairway_netfilter::{Family, Transaction};
+use fairway_node::change::update;
+use fairway_node::compile::{Place, compile};
+use fairway_node::ruleset::Ruleset;
+
+const ENDPOINTS_EACH: u32 = 4;
+const ROUNDS: u32 = 21;
+
+fn address(base: [u8; 4], number: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::from(base)) + number))
+}
+
+fn service(number: u32, first: u32) -> Service {
+    let endpoint = |number| {
+        Arc::new(Endpoint {
+            address: address([10, 128, 0, 0], number),
+            condition: Condition::Ready,
+            node: Some(NodeName::from("b")),
+            zone: None,
+            hostname: None,
+            pod: None,
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+        })
+    };
+    let endpoints: Vec<_> = (first..first + ENDPOINTS_EACH).map(endpoint).collect();
+    let port = PortNumber::new(8080).unwrap();
+    Service {
+        key: ServiceKey::new("shop", &format!("s{number}")),
+        created_s: 0,
+        kind: ServiceKind::Virtual(VirtualIps {
+            cluster_ips: vec![address([10, 96, 0, 0], number)],
+            ..VirtualIps::default()
+        }),
+        ports: vec![ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: PortNumber::new(80).unwrap(),
+            node_port: None,
+            target: "8080".into(),
+            app_protocol: None,
+            endpoints: endpoints
+                .iter()
+                .map(|endpoint| PortEndpoint { endpoint: endpoint.clone(), port })
+                .collect(),
+        }],
+        endpoints,
+    }
+}
+
+fn main() {
+    let services: u32 =
+        std::env::args().nth(1).map_or(10_000, |text| text.parse().expect("a number of Services"));
+    let node =
+        Node { name: "a".into(), addresses: Vec::new(), pod_ranges: Vec::new(), zone: None, ready: true };
+    let place = Place { node: &node, family: Family::Ip, load_balancer_ranges: &[] };
+    let mut network = Network::default();
+    for number in 0..services {
+        let service = service(number, number * ENDPOINTS_EACH);
+        network.services.insert(service.key.clone(), Arc::new(service));
+    }
+    let mut installed = Ruleset::empty(Family::Ip);
+    let mut times: Vec<[Duration; 4]> = Vec::new();
+    for round in 0..=ROUNDS {
+        if round > 0 {
+            let changed = service(round, 1_000_000 + round * ENDPOINTS_EACH);
+            network.services.insert(changed.key.clone(), Arc::new(changed));
+        }
+        let started = Instant::now();
+        let frontends = Frontends::build(&network);
+        let built = started.elapsed();
+        let compiled = compile(&network, &frontends, &place, &installed);
+        let compiled_at = started.elapsed();
+        let change = update(&installed, &compiled);
+        let compared = started.elapsed();
+        let encoded = Transaction::encode(&[change.transaction]).bytes.len();
+        installed = compiled;
+        if round == 0 {
+            println!(
+                "{services} Services: first compile and encode {:.1?}, {encoded} bytes",
+                started.elapsed()
+            );
+        } else {
+            times.push([built, compiled_at - built, compared - compiled_at, started.elapsed()]);
+        }
+    }
+    for (part, name) in ["frontends", "compile", "compare", "whole"].into_iter().enumerate() {
+        let mut of_part: Vec<Duration> = times.iter().map(|round| round[part]).collect();
+        of_part.sort();
+        println!("{name:<12}{:>10.1?}", of_part[of_part.len() / 2]);
+    }
+}

@@ -1,0 +1,102 @@
+//! What is known before anything happened: from the object's status, and from PID 1's records.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::lifecycle::{Ended, Observation, Observed, Sandbox, State, init_containers};
+use crate::names::uses_host_network;
+use crate::protocol::{ContainerRecord, How, RecordState};
+
+/// What the object's own status says of an earlier run: containers that ended stay ended, those that ran were lost with it.
+pub(super) fn observe(pod: &Pod) -> Observed {
+    let status = pod.status.clone().unwrap_or_default();
+    let spec = pod.spec.clone().unwrap_or_default();
+    let known: Vec<&ContainerStatus> = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .chain(status.init_container_statuses.iter().flatten())
+        .collect();
+    let waiting = if init_containers(&spec).is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    let first = |container: &Container| {
+        let mut seen = Observation::new(waiting);
+        if let Some(status) = known.iter().find(|status| status.name == container.name) {
+            recall(&mut seen, status);
+        }
+        (container.name.clone(), seen)
+    };
+    Observed {
+        sandbox: Sandbox::Absent { retry_at: None },
+        containers: spec.containers.iter().chain(init_containers(&spec)).map(first).collect(),
+        gone: false,
+        ip: if uses_host_network(&spec) {
+            None
+        } else {
+            status.pod_ip.as_deref().and_then(|ip| ip.parse().ok())
+        },
+        start_time: status.start_time.map_or_else(Timestamp::now, |time| time.0),
+    }
+}
+
+fn recall(seen: &mut Observation, status: &ContainerStatus) {
+    let attempt = u32::try_from(status.restart_count).unwrap_or(0);
+    let state = status.state.clone().unwrap_or_default();
+    let last = status.last_state.clone().unwrap_or_default().terminated;
+    seen.attempt = attempt;
+    seen.image_id = status.image_id.clone();
+    (seen.started, seen.ready) = (status.started == Some(true), status.ready);
+    let now = Timestamp::now();
+    let time = |time: Option<Time>| time.map_or(now, |time| time.0);
+    let ended = |it: ContainerStateTerminated, attempt| Ended {
+        started_at: time(it.started_at),
+        finished_at: time(it.finished_at),
+        exit_code: it.exit_code,
+        signal: it.signal,
+        reason: it.reason.unwrap_or_default(),
+        message: it.message,
+        attempt,
+    };
+    seen.crashes = attempt;
+    if let Some(running) = state.running {
+        seen.last = last.map(|last| ended(last, attempt.saturating_sub(1)));
+        // Lost unless PID 1 tells otherwise; that it was the node's fault must not delay its next start.
+        seen.crashes = 0;
+        seen.state = State::Ended(Ended {
+            started_at: time(running.started_at),
+            finished_at: now,
+            exit_code: 137,
+            signal: None,
+            reason: "ContainerStatusUnknown".to_owned(),
+            message: Some("The container was lost when its node stopped".to_owned()),
+            attempt,
+        });
+    } else if let Some(terminated) = state.terminated {
+        seen.last = last.map(|last| ended(last, attempt.saturating_sub(1)));
+        seen.state = State::Ended(ended(terminated, attempt));
+    } else if let Some(last) = last {
+        // It waited for its next start (CrashLoopBackOff).
+        seen.state = State::Ended(ended(last, attempt));
+    }
+}
+
+/// The container of a record, as it was at its end.
+pub(super) fn ended_by(record: &ContainerRecord, message: Option<String>) -> Option<Ended> {
+    let RecordState::Exited(exit) = &record.state else { return None };
+    let at = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
+    let (reason, signal, message) = match &exit.how {
+        How::Code(0) => ("Completed", None, message),
+        How::Code(_) => ("Error", None, message),
+        How::Signal(signal) => ("Error", Some(*signal), message),
+        How::NotStarted { message } => ("StartError", None, Some(message.clone())),
+    };
+    Some(Ended {
+        started_at: at(exit.started_us),
+        finished_at: at(exit.finished_us),
+        exit_code: exit.how.exit_code(),
+        signal,
+        reason: reason.to_owned(),
+        message,
+        attempt: record.attempt,
+    })
+}
