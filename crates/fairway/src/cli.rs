@@ -86,7 +86,7 @@ enum Command {
 
 /// Which local cluster, and where it keeps its files.
 #[derive(Clone, Debug, Args)]
-pub struct ClusterArgs {
+pub(crate) struct ClusterArgs {
     /// The cluster's name
     #[arg(long, default_value = "fairway", env = "FAIRWAY_NAME")]
     pub name: String,
@@ -100,7 +100,7 @@ pub struct ClusterArgs {
 
 /// `fairway up`.
 #[derive(Debug, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// Number of nodes [default: 2]
@@ -134,7 +134,7 @@ pub struct UpArgs {
 
 /// `fairway down`.
 #[derive(Debug, Args)]
-pub struct DownArgs {
+pub(crate) struct DownArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// Also forget its objects, certificates and images
@@ -144,7 +144,7 @@ pub struct DownArgs {
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people
     Text,
     /// For programs
@@ -155,7 +155,7 @@ pub enum Output {
 
 /// `fairway status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// How to print
@@ -165,7 +165,7 @@ pub struct StatusArgs {
 
 /// `fairway test`.
 #[derive(Debug, Args)]
-pub struct TestArgs {
+pub(crate) struct TestArgs {
     /// Scenario files, or folders of them
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
@@ -197,7 +197,7 @@ pub struct TestArgs {
 
 /// How `fairway test` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TestOutput {
+pub(crate) enum TestOutput {
     /// A line a scenario
     Text,
     /// One document at the end
@@ -206,7 +206,7 @@ pub enum TestOutput {
 
 /// `fairway why`.
 #[derive(Debug, Args)]
-pub struct WhyArgs {
+pub(crate) struct WhyArgs {
     /// Who asks: pod/NAME, pod/NAMESPACE/NAME, node/NAME, outside
     pub from: String,
     /// For what: a URL, NAME:PORT, ADDRESS:PORT
@@ -223,7 +223,7 @@ pub struct WhyArgs {
 
 /// `fairway image`.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(crate) enum ImageCommand {
     /// Load an OCI or Docker archive (a file that `docker save` or `skopeo copy` writes)
     ///
     /// Example: fairway image load echo.tar
@@ -242,7 +242,7 @@ pub enum ImageCommand {
 
 /// `fairway kubectl`.
 #[derive(Debug, Args)]
-pub struct KubectlArgs {
+pub(crate) struct KubectlArgs {
     /// What kubectl is to do
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
@@ -250,7 +250,7 @@ pub struct KubectlArgs {
 
 /// A role of a local cluster.
 #[derive(Debug, Args)]
-pub struct RoleArgs {
+pub(crate) struct RoleArgs {
     /// The cluster's settings (`cluster.json`)
     #[arg(long, value_name = "FILE")]
     pub settings: PathBuf,
@@ -258,7 +258,7 @@ pub struct RoleArgs {
 
 /// `fairway node`.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// The cluster's settings (`cluster.json`)
     #[arg(long, value_name = "FILE")]
     pub settings: PathBuf,
@@ -269,7 +269,7 @@ pub struct NodeArgs {
 
 /// `fairway dns`.
 #[derive(Debug, Args)]
-pub struct DnsArgs {
+pub(crate) struct DnsArgs {
     /// Credentials; without it the pod's service account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -301,7 +301,7 @@ pub struct DnsArgs {
 
 /// `fairway gateway`.
 #[derive(Debug, Args)]
-pub struct GatewayArgs {
+pub(crate) struct GatewayArgs {
     /// Credentials; without it the pod's service account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -329,7 +329,7 @@ pub struct GatewayArgs {
 }
 
 /// Does what was typed.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Up(arguments) => cluster::up(&arguments),
         Command::Down(arguments) => cluster::down(&arguments),

@@ -16,7 +16,7 @@ fn roots(arguments: &ClusterArgs) -> Roots {
 }
 
 /// The saved settings of a cluster that exists.
-pub fn settings_of(arguments: &ClusterArgs) -> anyhow::Result<Settings> {
+pub(crate) fn settings_of(arguments: &ClusterArgs) -> anyhow::Result<Settings> {
     let name = ClusterName::parse(&arguments.name)?;
     let file = Directories::new(&roots(arguments), &name).settings_file();
     match Settings::load_if_any(&file)? {
@@ -29,7 +29,7 @@ pub fn settings_of(arguments: &ClusterArgs) -> anyhow::Result<Settings> {
 }
 
 /// Starts a cluster.
-pub fn up(arguments: &UpArgs) -> ExitCode {
+pub(crate) fn up(arguments: &UpArgs) -> ExitCode {
     logging::init("warn");
     let request = match request(arguments) {
         Ok(request) => request,
@@ -144,7 +144,7 @@ fn table() -> comfy_table::Table {
 }
 
 /// Stops a cluster.
-pub fn down(arguments: &DownArgs) -> ExitCode {
+pub(crate) fn down(arguments: &DownArgs) -> ExitCode {
     logging::init("warn");
     let name = match ClusterName::parse(&arguments.cluster.name) {
         Ok(name) => name,
@@ -173,7 +173,7 @@ pub fn down(arguments: &DownArgs) -> ExitCode {
 }
 
 /// Shows a cluster.
-pub fn status(arguments: &StatusArgs) -> ExitCode {
+pub(crate) fn status(arguments: &StatusArgs) -> ExitCode {
     logging::init("error");
     let name = match ClusterName::parse(&arguments.cluster.name) {
         Ok(name) => name,

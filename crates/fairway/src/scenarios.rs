@@ -9,7 +9,7 @@ use crate::cli::{TestArgs, TestOutput};
 use crate::outcome;
 
 /// Runs scenarios; the exit code says whether all passed.
-pub fn run(arguments: TestArgs) -> ExitCode {
+pub(crate) fn run(arguments: TestArgs) -> ExitCode {
     logging::init("warn");
     let executable = match std::env::current_exe() {
         Ok(executable) => executable,

@@ -16,7 +16,7 @@ use crate::cluster::settings_of;
 use crate::outcome;
 
 /// Explains one request.
-pub fn run(arguments: &WhyArgs) -> ExitCode {
+pub(crate) fn run(arguments: &WhyArgs) -> ExitCode {
     let question = match Question::parse(&arguments.from, &arguments.to, &arguments.namespace) {
         Ok(question) => question,
         Err(error) => {
