@@ -50,7 +50,9 @@ pub(super) enum Broken {
     TooLong(usize),
     #[error("a control frame is cut short")]
     Short,
-    #[error("a header block is not what its length and the dictionary say, or longer than {HEADERS_BYTES_MAX} bytes")]
+    #[error(
+        "a header block is not what its length and the dictionary say, or longer than {HEADERS_BYTES_MAX} bytes"
+    )]
     Headers,
 }
 

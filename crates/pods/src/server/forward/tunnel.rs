@@ -109,12 +109,19 @@ impl Session {
 
     async fn open(&mut self, stream: StreamId, headers: &[(String, String)]) -> Result<(), Over> {
         let header = |wanted: &str| {
-            headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str()).unwrap_or_default()
+            headers
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, value)| value.as_str())
+                .unwrap_or_default()
         };
         let reply = self.encoder.reply(stream);
         self.send(reply).await?;
         if self.waiting.len() >= CONNECTIONS_MAX || self.connections.len() >= CONNECTIONS_MAX {
-            tracing::warn!(pod = self.pod, "port-forward ended: more than {CONNECTIONS_MAX} connections at the same time");
+            tracing::warn!(
+                pod = self.pod,
+                "port-forward ended: more than {CONNECTIONS_MAX} connections at the same time"
+            );
             return Err(Over);
         }
         let request = header("requestid").to_owned();
@@ -130,7 +137,11 @@ impl Session {
                 Ok(())
             }
             other => {
-                tracing::info!(kind = other, pod = self.pod, "port-forward ended: a stream of an unknown kind");
+                tracing::info!(
+                    kind = other,
+                    pod = self.pod,
+                    "port-forward ended: a stream of an unknown kind"
+                );
                 Err(Over)
             }
         }

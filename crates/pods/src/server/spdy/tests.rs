@@ -78,20 +78,21 @@ fn what_is_not_spdy_is_refused() {
         given: Vec<u8>,
         want: Broken,
     }
-    let open_with = |block: &[u8]| control(SYN_STREAM, &[&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0], block].concat()).to_vec();
+    let open_with =
+        |block: &[u8]| control(SYN_STREAM, &[&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0], block].concat()).to_vec();
     let cases = [
-        Case {
-            name: "another version",
-            given: vec![0x80, 2, 0, 1, 0, 0, 0, 0],
-            want: Broken::Version(2),
-        },
+        Case { name: "another version", given: vec![0x80, 2, 0, 1, 0, 0, 0, 0], want: Broken::Version(2) },
         Case {
             name: "a frame that would take all memory",
             given: vec![0, 0, 0, 1, 0, 0xff, 0xff, 0xff],
             want: Broken::TooLong(0xff_ffff),
         },
         Case { name: "a ping without a number", given: control(PING, &[1]).to_vec(), want: Broken::Short },
-        Case { name: "headers that are not compressed", given: open_with(b"streamtype"), want: Broken::Headers },
+        Case {
+            name: "headers that are not compressed",
+            given: open_with(b"streamtype"),
+            want: Broken::Headers,
+        },
         Case {
             name: "headers that say they are longer than they are",
             given: open_with(&[0x78, 0x01, 0, 8, 0, !8, !0, 0, 0, 0, 1, 0, 0, 0, 9]),
