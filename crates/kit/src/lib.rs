@@ -7,10 +7,12 @@
 //!   atomically; whoever waits learns that there is a newer one, bursts coalesce by themselves.
 //! - [`shutdown`]: who triggers, who waits, who holds the process open.
 //! - [`admin`]: `/healthz`, `/readyz` and `/metrics` on their own port.
+//! - [`findings`]: what is wrong with objects, told on them as events.
 //! - [`logging`]: one format for all roles.
 
 pub mod admin;
 pub mod client;
+pub mod findings;
 pub mod logging;
 pub mod shutdown;
 pub mod watch;

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::frontend::{Claim, Frontend, FrontendKind, Frontends};
 use crate::network::{Network, Node};
 use crate::select::{self, Empty, Selection, select};
@@ -179,10 +181,13 @@ pub fn effective_policy(ips: &VirtualIps, kind: FrontendKind, from: Source) -> T
 
 /// Whether `loadBalancerSourceRanges` lets the source in. The node itself always may.
 pub fn source_allowed(ips: &VirtualIps, kind: FrontendKind, from: Source) -> bool {
-    let limited = kind == FrontendKind::LoadBalancer && !ips.source_ranges.is_empty();
-    !limited
-        || matches!(from, Source::Node(_))
-        || ips.source_ranges.iter().any(|range| range.contains(&from.address()))
+    let Some(ranges) = allowed_sources(ips, kind) else { return true };
+    matches!(from, Source::Node(_)) || ranges.iter().any(|range| range.contains(&from.address()))
+}
+
+/// Who may connect to a frontend of that kind, beside the node itself: `loadBalancerSourceRanges`. `None`: everyone.
+pub fn allowed_sources(ips: &VirtualIps, kind: FrontendKind) -> Option<&[IpNet]> {
+    (kind == FrontendKind::LoadBalancer && !ips.source_ranges.is_empty()).then_some(&ips.source_ranges)
 }
 
 /// The source address that `endpoint` will see.

@@ -28,11 +28,13 @@ numbers! {
     hook: u16 { NUMBER = 1, PRIORITY = 2 }
     rule: u16 { TABLE = 1, CHAIN = 2, HANDLE = 3, EXPRESSIONS = 4, USERDATA = 7 }
     set: u16 {
-        TABLE = 1, NAME = 2, FLAGS = 3, KEY_TYPE = 4, KEY_LEN = 5, DATA_TYPE = 6, DATA_LEN = 7, ID = 10, USERDATA = 13,
+        TABLE = 1, NAME = 2, FLAGS = 3, KEY_TYPE = 4, KEY_LEN = 5, DATA_TYPE = 6, DATA_LEN = 7, DESCRIPTION = 9, ID = 10, USERDATA = 13,
     }
-    set_flag: u32 { INTERVAL = 0x4, MAP = 0x8 }
+    set_description: u16 { FIELDS = 2 }
+    set_field: u16 { LEN = 1 }
+    set_flag: u32 { INTERVAL = 0x4, MAP = 0x8, CONCATENATED = 0x80 }
     element_list: u16 { TABLE = 1, SET = 2, ELEMENTS = 3 }
-    element: u16 { KEY = 1, DATA = 2, FLAGS = 3, USERDATA = 6 }
+    element: u16 { KEY = 1, DATA = 2, FLAGS = 3, USERDATA = 6, KEY_END = 10 }
     element_flag: u32 { INTERVAL_END = 1 }
     data: u16 { VALUE = 1, VERDICT = 2 }
     verdict: u16 { CODE = 1, CHAIN = 2 }

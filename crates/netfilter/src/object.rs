@@ -227,6 +227,9 @@ pub enum SetKind {
     Set,
     /// Membership in ranges of a one-field key.
     Ranges,
+    /// Membership in ranges of a concatenation, field by field; [`Element::field_ranges`] makes its members. The kernel copies the whole set for
+    /// each transaction that writes to it: for what changes seldom.
+    FieldRanges,
     /// Values of these fields. Writing one costs microseconds.
     Map(Vec<DataType>),
     /// Verdicts. The kernel checks the whole table for loops at each write, which grows with the table: keep these small and their keys stable.
@@ -268,6 +271,8 @@ pub enum Value {
     None,
     /// In a [`SetKind::Ranges`]: the first key behind a range.
     RangeEnd,
+    /// In a [`SetKind::FieldRanges`]: the last value of each field.
+    Through(Data),
     /// Data.
     Data(Data),
     /// A verdict.
@@ -289,6 +294,11 @@ impl Element {
     /// A member of a set.
     pub fn member(key: Data) -> Self {
         Self { key, value: Value::None, comment: Comment::default() }
+    }
+
+    /// A member of a [`SetKind::FieldRanges`]: every key whose fields are between those of `first` and `last`, both included.
+    pub fn field_ranges(first: Data, last: Data) -> Self {
+        Self { key: first, value: Value::Through(last), comment: Comment::default() }
     }
 
     /// An entry of a map.

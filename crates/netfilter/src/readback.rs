@@ -104,8 +104,11 @@ fn decode_element(element: Attribute<'_>) -> Option<Element> {
     let attributes = element.nested();
     let key = attributes.find(netlink::element::KEY)?.nested().find(netlink::data::VALUE)?;
     let flags = attributes.find(netlink::element::FLAGS).and_then(|flags| flags.u32()).unwrap_or(0);
+    let last =
+        attributes.find(netlink::element::KEY_END).and_then(|end| end.nested().find(netlink::data::VALUE));
     let value = match attributes.find(netlink::element::DATA) {
         Some(data) => decode_value(&data.nested())?,
+        None if let Some(last) = last => Value::Through(Data::raw(last.value)),
         None if flags & netlink::element_flag::INTERVAL_END != 0 => Value::RangeEnd,
         None => Value::None,
     };
@@ -163,6 +166,10 @@ mod tests {
         let elements = vec![
             Element::member(key.clone()).with_comment("ns/a:http".into()),
             Element::entry(key.clone(), Data::new().word(3)),
+            Element::field_ranges(
+                key.clone(),
+                Data::new().address([10, 0, 0, 9].into()).protocol(Protocol::Tcp).port(90),
+            ),
             Element::verdict(key, Verdict::Goto(name.clone())),
         ];
         let chain = Chain {

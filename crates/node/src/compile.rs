@@ -1,14 +1,14 @@
 //! The model's decisions, compiled for the kernel of one node. Pure.
 //!
 //! Nothing is decided here: which endpoints serve comes from [`fairway_model::select()`], who owns a frontend from
-//! [`fairway_model::Frontends`], which policy is in force for which source from [`fairway_model::connect::effective_policy`], and who is
+//! [`fairway_model::Frontends`], who may connect from [`fairway_model::connect::allowed_sources`], which policy is in force for which source from [`fairway_model::connect::effective_policy`], and who is
 //! masqueraded from [`fairway_model::connect::source_seen`]. What is left is the order of the slots.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use fairway_model::connect::{Masquerade, effective_policy, source_seen};
+use fairway_model::connect::{Masquerade, allowed_sources, effective_policy, source_seen};
 use fairway_model::{
     Claim, Empty, Endpoint, FrontendKind, Frontends, Network, NoTrace, Node, PortEndpoint, Selection,
     Service, ServicePort, Source, SourceAddress, VirtualIps, select,
@@ -105,6 +105,7 @@ impl Compiling<'_> {
             outcome: self.outcome(inside, before.map(|rules| &rules.outcome)),
             outside: (policy(inside) != policy(outside))
                 .then(|| self.outcome(outside, before.and_then(|rules| rules.outside.as_ref()))),
+            sources: allowed_sources(self.ips, self.kind).map(|ranges| of_family(self.family, ranges)),
         }
     }
 
@@ -149,15 +150,17 @@ fn arrange(installed: &[SocketAddr], wanted: impl Iterator<Item = SocketAddr>) -
 
 fn ranges(network: &Network, family: Family) -> Ranges {
     let cluster = &network.cluster;
-    let of_family = |ranges: &[IpNet]| -> Vec<IpNet> {
-        ranges.iter().filter(|range| is_of(family, range.addr())).map(IpNet::trunc).collect()
-    };
-    let (pods, nodes) = (of_family(&cluster.pod_ranges), of_family(&cluster.node_ranges));
     Ranges {
-        cluster: IpNet::aggregate(&[pods.clone(), nodes].concat()),
-        pods: IpNet::aggregate(&pods),
-        services: IpNet::aggregate(&of_family(&cluster.service_ranges)),
+        cluster: of_family(family, &[cluster.pod_ranges.clone(), cluster.node_ranges.clone()].concat()),
+        pods: of_family(family, &cluster.pod_ranges),
+        services: of_family(family, &cluster.service_ranges),
     }
+}
+
+/// Those of the family, sorted and without overlaps.
+fn of_family(family: Family, ranges: &[IpNet]) -> Vec<IpNet> {
+    let of_family = ranges.iter().filter(|range| is_of(family, range.addr()));
+    IpNet::aggregate(&of_family.map(IpNet::trunc).collect())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The fixed part of the table `fairway`: sets, maps, base chains and their rules. Nothing here depends on a Service.
 //!
 //! ```text
-//! prerouting ─ outside sources: local-services, local-node-ports (policy Local) ─┐
+//! prerouting ─ load balancer addresses that are limited: allowed-sources ─► drop
+//!            ─ outside sources: local-services, local-node-ports (policy Local) ─┐
 //! output ────────────────────────────────────────────────────────► services ─────┴─► balance-N · masquerade-N · local-N ─► dnat
 //! postrouting: hairpin, marked traffic, pods to the outside ─► masquerade
 //! ```
@@ -44,6 +45,10 @@ names! {
     ENDPOINTS = "endpoints";
     /// (protocol, port, slot) to endpoint.
     NODE_PORT_ENDPOINTS = "node-port-endpoints";
+    /// (address, protocol, port) of load-balancer frontends that are not for everyone.
+    LIMITED_SERVICES = "limited-services";
+    /// (address, protocol, port, source range) of who may use those.
+    ALLOWED_SOURCES = "allowed-sources";
     /// Cluster IPs in use.
     CLUSTER_IPS = "cluster-ips";
     /// Load-balancer addresses that this node answers for.
@@ -128,6 +133,18 @@ pub fn sets(family: Family) -> Vec<Set> {
         ),
         set(ENDPOINTS, &[address, Protocol, Port, Word], endpoint(), "frontend and slot to endpoint"),
         set(NODE_PORT_ENDPOINTS, &[Protocol, Port, Word], endpoint(), "node port and slot to endpoint"),
+        set(
+            LIMITED_SERVICES,
+            &[address, Protocol, Port],
+            SetKind::Set,
+            "load balancer addresses with source ranges",
+        ),
+        set(
+            ALLOWED_SOURCES,
+            &[address, Protocol, Port, address],
+            SetKind::FieldRanges,
+            "frontend and who may use it",
+        ),
         set(CLUSTER_IPS, &[address], SetKind::Set, "cluster IPs in use"),
         set(ANNOUNCED, &[address], SetKind::Set, "load balancer addresses that this node answers for"),
         set(HAIRPIN, &[address, address], SetKind::Set, "endpoints on this node"),
@@ -174,7 +191,23 @@ fn reject_rules(family: Family) -> Vec<Rule> {
 
 fn prerouting_rules(family: Family) -> Vec<Rule> {
     let outside = || within(source(family), Relation::IsNot, POD_RANGES);
+    let mut who = frontend_key(family);
+    who.push(source(family));
     vec![
+        // Not in the output chain: the node itself always may. Cheap for everybody else: one look into a hash table.
+        Rule::new(
+            &PREROUTING,
+            [
+                Statement::InSet {
+                    fields: frontend_key(family),
+                    relation: Relation::Is,
+                    set: LIMITED_SERVICES,
+                },
+                Statement::InSet { fields: who, relation: Relation::IsNot, set: ALLOWED_SOURCES },
+                Statement::Verdict(Verdict::Drop),
+            ],
+        )
+        .with_comment("loadBalancerSourceRanges"),
         Rule::new(&PREROUTING, [outside(), dispatch(frontend_key(family), LOCAL_SERVICES)]),
         Rule::new(
             &PREROUTING,

@@ -47,6 +47,8 @@ pub struct FrontendRules {
     pub outcome: Outcome,
     /// For sources outside the cluster, where the external policy is Local.
     pub outside: Option<Outcome>,
+    /// Who may connect, beside the node itself; `None`: everyone. No two overlap.
+    pub sources: Option<Vec<IpNet>>,
 }
 
 /// What happens to a connection.
@@ -165,6 +167,15 @@ impl FrontendRules {
         self.place(frontend, &self.outcome, false, &mut placed);
         if let Some(outcome) = &self.outside {
             self.place(frontend, outcome, true, &mut placed);
+        }
+        if let Some(sources) = &self.sources {
+            let limited = Element::member(key(frontend)).with_comment(self.label.clone());
+            placed.push((layout::LIMITED_SERVICES, limited));
+            placed.extend(sources.iter().map(|range| {
+                let of = |address| key(frontend).address(address);
+                let element = Element::field_ranges(of(range.network()), of(range.broadcast()));
+                (layout::ALLOWED_SOURCES, element)
+            }));
         }
         placed
     }

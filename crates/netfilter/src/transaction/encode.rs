@@ -212,6 +212,7 @@ fn encode_set(body: &mut Writer, set: &Set, id: u32) {
     let flags = match set.kind {
         SetKind::Set => 0,
         SetKind::Ranges => netlink::set_flag::INTERVAL,
+        SetKind::FieldRanges => netlink::set_flag::INTERVAL | netlink::set_flag::CONCATENATED,
         SetKind::Map(_) | SetKind::VerdictMap => netlink::set_flag::MAP,
     };
     body.u32(netlink::set::FLAGS, flags);
@@ -219,6 +220,14 @@ fn encode_set(body: &mut Writer, set: &Set, id: u32) {
     body.u32(netlink::set::KEY_LEN, concatenated_len(&set.key));
     match &set.kind {
         SetKind::Set | SetKind::Ranges => {}
+        SetKind::FieldRanges => body.nested(netlink::set::DESCRIPTION, |description| {
+            description.nested(netlink::set_description::FIELDS, |fields| {
+                for field in &set.key {
+                    let len = u32::try_from(field.size().next_multiple_of(4)).unwrap_or(u32::MAX);
+                    fields.nested(netlink::list::ELEMENT, |one| one.u32(netlink::set_field::LEN, len));
+                }
+            });
+        }),
         SetKind::Map(data) => {
             body.u32(netlink::set::DATA_TYPE, data_type(&set.kind));
             body.u32(netlink::set::DATA_LEN, concatenated_len(data));
@@ -237,6 +246,7 @@ fn encode_element(writer: &mut Writer, element: &Element) {
     match &element.value {
         Value::None => {}
         Value::RangeEnd => writer.u32(netlink::element::FLAGS, netlink::element_flag::INTERVAL_END),
+        Value::Through(last) => encode_value(writer, netlink::element::KEY_END, last.as_bytes()),
         Value::Data(data) => encode_value(writer, netlink::element::DATA, data.as_bytes()),
         Value::Verdict(verdict) => {
             writer.nested(netlink::element::DATA, |data| encode_verdict(data, verdict))
@@ -253,7 +263,7 @@ pub(crate) fn concatenated_type(fields: &[DataType]) -> u32 {
 /// The number of the data type of a map, 0 for a set.
 pub(crate) fn data_type(kind: &SetKind) -> u32 {
     match kind {
-        SetKind::Set | SetKind::Ranges => 0,
+        SetKind::Set | SetKind::Ranges | SetKind::FieldRanges => 0,
         SetKind::Map(data) => concatenated_type(data),
         SetKind::VerdictMap => netlink::DATA_TYPE_VERDICT,
     }

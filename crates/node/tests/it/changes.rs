@@ -6,8 +6,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use fairway_model::{Condition, Node};
+use fairway_model::{Condition, Frontends, Node};
 use fairway_netfilter::Family;
+use fairway_node::compile::{Place, compile};
 use fairway_node::kernel::Kernel;
 use fairway_node::ruleset::Ruleset;
 
@@ -193,10 +194,34 @@ fn a_load_balancer_address_moves_to_another_node_and_neighbours_learn_it_at_once
 }
 
 #[test]
+fn the_table_of_the_other_family_loads_and_reads_back() {
+    let lab = Lab::new();
+    let mut network = with([]);
+    network.cluster.pod_ranges.push(net("fd00:10::/48"));
+    let mut service = service(1, &[], cluster_ip(1));
+    service.kind = fairway_model::ServiceKind::Virtual(fairway_model::VirtualIps {
+        cluster_ips: vec![ip("fd00:96::1")],
+        load_balancer: vec![ip("fd00:200::130")],
+        source_ranges: vec![net("fd00:200::/64"), net("::/1"), net("10.0.0.0/8")],
+        ..fairway_model::VirtualIps::default()
+    });
+    network.services.insert(service.key.clone(), std::sync::Arc::new(service));
+    let place = Place { node: &network.nodes[&"a".into()], family: Family::Ip6, load_balancer_ranges: &[] };
+    let nothing = Ruleset::empty(Family::Ip6);
+    let wanted = [compile(&network, &Frontends::build(&network), &place, &nothing)];
+    let mut kernel = Kernel::open(&lab.nodes["a"].netns).unwrap();
+    assert!(kernel.repair(&wanted).unwrap());
+    assert!(!kernel.repair(&wanted).unwrap(), "what reads back is what was loaded");
+    let listed = nft(&lab.nodes["a"], "list set ip6 fairway allowed-sources");
+    assert!(listed.contains("fd00:200::130 . tcp . 80 . fd00:200::/64"), "{listed}");
+}
+
+#[test]
 fn the_whole_table_reads_well() {
     let mut lab = Lab::new();
     let mut ips = cluster_ip(1);
     ips.load_balancer = vec![ip("10.200.0.130")];
+    ips.source_ranges = vec![net("10.200.0.0/24"), net("198.51.100.7/32")];
     lab.program(&with([service(1, &[("a2", READY), ("b1", READY)], ips), service(2, &[], cluster_ip(2))]));
     let listed = nft(&lab.nodes["a"], "list table ip fairway");
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/table.nft");

@@ -80,6 +80,8 @@ fn check(lab: &Lab, network: &Network, frontends: &Frontends, to: SocketAddr, en
                     from.source,
                     endpoint,
                 ) {
+                    // A node that has the address as its own uses it as source.
+                    SourceAddress::Kept if *source == to.ip() && owns(from.machine, to.ip()) => to.ip(),
                     SourceAddress::Kept => from.machine.address,
                     SourceAddress::Masqueraded(_) => node.addresses[0],
                 };
@@ -90,6 +92,11 @@ fn check(lab: &Lab, network: &Network, frontends: &Frontends, to: SocketAddr, en
             _ => panic!("{context}"),
         }
     }
+}
+
+fn owns(machine: &Machine, address: IpAddr) -> bool {
+    let mut links = fairway_netns::Links::open(&machine.netns).unwrap();
+    links.addresses().unwrap().iter().any(|one| one.address.addr() == address)
 }
 
 /// splitmix64: the same worlds in every run.
@@ -113,6 +120,7 @@ fn random_world(seed: &mut Seed) -> Network {
         Condition::Terminating,
     ];
     let policies = [TrafficPolicy::Cluster, TrafficPolicy::Local];
+    let ranges: [&[&str]; 3] = [&[], &["10.244.1.0/24", "10.200.0.0/30"], &["10.244.2.5/32", "192.0.2.0/24"]];
     with((1..=3).map(|number| {
         let mut pods: Vec<(&str, Condition)> =
             PODS.iter().map(|(name, ..)| (*name, conditions[seed.below(5)])).collect();
@@ -123,6 +131,7 @@ fn random_world(seed: &mut Seed) -> Network {
         if number == 1 {
             ips.external_ips = vec![ip("192.0.2.1")];
             ips.load_balancer = vec![ip("10.200.0.130")];
+            ips.source_ranges = ranges[seed.below(3)].iter().map(|range| crate::lab::net(range)).collect();
         }
         service(number, &pods, ips)
     }))
@@ -152,29 +161,66 @@ fn real_connections_end_as_the_model_decides() {
     }
 }
 
-/// The announcing node itself has the address as its own and would use it as source, so only others are compared.
+/// From everywhere; packets from outside arrive at the announcing node.
 fn check_load_balancer(lab: &Lab, network: &Network, frontends: &Frontends) {
     let announcers = announcers(network);
     let Some((address, node)) = announcers.first_key_value() else { return };
     let entry = if &*node.0 == "a" { "a" } else { "b" };
-    let to = SocketAddr::new(*address, 80);
-    let destination =
-        Destination { address: *address, protocol: Protocol::Tcp, port: PortNumber::new(80).unwrap() };
-    let source = Source::Outside(lab.outside.address);
-    let verdict = connect(network, frontends, &network.nodes[*node], source, destination, &mut NoTrace);
-    let got = lab.outside.connect(to);
-    let agree = match &verdict {
-        Verdict::Balance { .. } => matches!(got, Outcome::Served { .. }),
-        Verdict::Refused(refusal) if refusal.is_rejected() => got == Outcome::Refused,
-        Verdict::Refused(_) => got == Outcome::Silence,
-        Verdict::NotAService => false,
-    };
-    assert!(agree, "from outside to {to} at node {entry}: {verdict:#?}\n\ngot {got:?}");
+    check(lab, network, frontends, SocketAddr::new(*address, 80), entry);
     assert_eq!(
         lab.outside.connect(SocketAddr::new(*address, 81)),
         Outcome::Refused,
         "an unused port of the address"
     );
+}
+
+#[test]
+fn a_load_balancer_address_is_for_its_source_ranges_and_the_nodes() {
+    let mut lab = Lab::new();
+    let to: SocketAddr = "10.200.0.130:80".parse().unwrap();
+    struct Case {
+        name: &'static str,
+        ranges: &'static [&'static str],
+        /// Of pod a1, pod b1 and the outside host.
+        served: [bool; 3],
+    }
+    // Each follows on the one before it: what was allowed must be gone, ranges in place of wider and narrower ones must be taken.
+    let cases = [
+        Case { name: "no ranges: everyone", ranges: &[], served: [true, true, true] },
+        Case { name: "one pod range", ranges: &["10.244.1.0/24"], served: [true, false, false] },
+        Case { name: "a wider one", ranges: &["10.244.0.0/16"], served: [true, true, false] },
+        Case {
+            name: "overlapping ones",
+            ranges: &["10.244.2.0/24", "10.244.2.5/32", "10.200.0.1/32"],
+            served: [false, true, true],
+        },
+        Case { name: "all addresses", ranges: &["0.0.0.0/0"], served: [true, true, true] },
+        Case { name: "only the other family", ranges: &["fd00::/8"], served: [false, false, false] },
+        Case { name: "no ranges again", ranges: &[], served: [true, true, true] },
+    ];
+    for case in cases {
+        let mut ips = cluster_ip(1);
+        ips.load_balancer = vec![to.ip()];
+        ips.source_ranges = case.ranges.iter().map(|range| crate::lab::net(range)).collect();
+        let network = with([service(1, &[("a1", Condition::Ready), ("b1", Condition::Ready)], ips)]);
+        lab.program(&network);
+        let clients = [&lab.pods["a1"], &lab.pods["b1"], &lab.outside];
+        for (client, served) in clients.into_iter().zip(case.served) {
+            let got = client.connect(to);
+            let as_wanted =
+                if served { matches!(got, Outcome::Served { .. }) } else { got == Outcome::Silence };
+            assert!(as_wanted, "{}: {} got {got:?}", case.name, client.address);
+        }
+        for (name, node) in &lab.nodes {
+            let got = node.connect(to);
+            assert!(matches!(got, Outcome::Served { .. }), "{}: node {name} got {got:?}", case.name);
+            let mut kernel = fairway_node::kernel::Kernel::open(&node.netns).unwrap();
+            let wanted = std::slice::from_ref(lab.installed(name));
+            assert!(!kernel.repair(wanted).unwrap(), "{}: a restart finds what it wants", case.name);
+        }
+        let node_port = SocketAddr::new(lab.nodes["a"].address, 30_001);
+        assert!(matches!(lab.outside.connect(node_port), Outcome::Served { .. }), "{}", case.name);
+    }
 }
 
 #[test]
