@@ -8,13 +8,16 @@
 //! - [`shutdown`]: who triggers, who waits, who holds the process open.
 //! - [`admin`]: `/healthz`, `/readyz` and `/metrics` on their own port.
 //! - [`logging`]: one format for all roles.
+//! - [`reason()`]: errors of the API client in a person's words.
 
 pub mod admin;
 pub mod client;
 pub mod logging;
+mod reason;
 pub mod shutdown;
 pub mod watch;
 
 pub use client::{ClientError, ClientSource, connect};
+pub use reason::reason;
 pub use shutdown::{Shutdown, Trigger};
 pub use watch::{Snapshot, Watched};
