@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 /// Findings, or assertions that failed.
 pub(crate) const FINDINGS: u8 = 1;
+/// What was typed, or a file that it names, is wrong.
+pub(crate) const USAGE: u8 = 2;
 /// It could not run.
 pub(crate) const FAILED: u8 = 3;
 

@@ -19,8 +19,12 @@ pub(crate) fn run(arguments: TestArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return outcome::failed(error),
     };
-    let result = runtime.block_on(async {
-        let options = Options {
+    // Signals are caught by the runtime that runs the scenarios.
+    let shutdown = match runtime.block_on(async { shutdown::on_signals() }) {
+        Ok(shutdown) => shutdown,
+        Err(error) => return outcome::failed(format_args!("cannot catch signals: {error}")),
+    };
+    let options = Options {
             files: arguments.files,
             cluster: arguments.cluster,
             executable,
@@ -41,6 +45,10 @@ pub(crate) fn run(arguments: TestArgs) -> ExitCode {
     match result {
         Ok(summary) if summary.failed == 0 => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(outcome::FINDINGS),
-        Err(error) => outcome::failed(format_args!("{error:#}")),
+        Err(error) if error.is_usage() => {
+            eprintln!("fairway: {error}");
+            ExitCode::from(outcome::USAGE)
+        }
+        Err(error) => outcome::failed(error),
     }
 }

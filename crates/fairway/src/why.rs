@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &WhyArgs) -> ExitCode {
         Ok(question) => question,
         Err(error) => {
             eprintln!("fairway: {error}");
-            return ExitCode::from(2);
+            return ExitCode::from(outcome::USAGE);
         }
     };
     let world = settings_of(&arguments.cluster).and_then(|settings| read_world(&settings));

@@ -24,7 +24,6 @@ mod certificates;
 mod client_stream;
 mod connection;
 mod control;
-mod events;
 mod exchange;
 mod failure;
 mod gateway;

@@ -4,7 +4,8 @@ mod names;
 mod secrets;
 
 use fairway_kit::admin::{self, Readiness};
-use fairway_kit::watch::{Watched, watch};
+use fairway_kit::findings::{Finding, Recorder, Subject};
+use fairway_kit::watch::{ObjectKey, Watched, watch};
 use fairway_kit::{Shutdown, connect};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -14,8 +15,7 @@ use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use tokio::time::{Duration, Instant};
 
-use crate::control::{Compiler, Inputs};
-use crate::events::Recorder;
+use crate::control::{Compiler, Inputs, Objects};
 use crate::gateway::Gateway;
 use crate::{Config, Error};
 use names::Names;
@@ -73,7 +73,7 @@ impl Follower {
             slices: watch(Api::all(client.clone()), all(), shutdown.clone()),
             secrets: Secrets::new(client.clone()),
             names: Names::new(),
-            events: Recorder::start(client, shutdown),
+            events: Recorder::start(client, "fairway-gateway", shutdown),
             compiler: gateway.compiler(),
         }
     }
@@ -128,9 +128,27 @@ impl Follower {
             slices: self.slices.snapshot().objects.clone(),
             secrets: self.secrets.objects(),
         };
+        let ingresses = inputs.ingresses.clone();
         gateway.publish(self.compiler.update(inputs));
         self.secrets.want(&self.compiler.wanted_secrets());
         self.names.want(&self.compiler.external_targets());
-        self.events.report(self.compiler.findings(|secret| self.secrets.is_synced(secret)));
+        self.report(&ingresses);
+    }
+
+    fn report(&self, ingresses: &Objects<networking::Ingress>) {
+        let told = |found: crate::control::Finding| {
+            let (namespace, name) = (&found.ingress.namespace, &found.ingress.name);
+            let key = ObjectKey::new(namespace, name);
+            let about = Subject {
+                api_version: "networking.k8s.io/v1",
+                kind: "Ingress",
+                namespace: namespace.to_string(),
+                name: name.to_string(),
+                uid: ingresses.get(&key).and_then(|ingress| ingress.metadata.uid.clone()),
+            };
+            Finding { about, reason: found.reason, message: found.message }
+        };
+        let found = self.compiler.findings(|secret| self.secrets.is_synced(secret));
+        self.events.report(found.into_iter().map(told).collect());
     }
 }

@@ -7,11 +7,13 @@
 //!   atomically; whoever waits learns that there is a newer one, bursts coalesce by themselves.
 //! - [`shutdown`]: who triggers, who waits, who holds the process open.
 //! - [`admin`]: `/healthz`, `/readyz` and `/metrics` on their own port.
+//! - [`findings`]: what is wrong with objects, told on them as events.
 //! - [`logging`]: one format for all roles.
 //! - [`reason()`]: errors of the API client in a person's words.
 
 pub mod admin;
 pub mod client;
+pub mod findings;
 pub mod logging;
 mod reason;
 pub mod shutdown;

@@ -8,11 +8,13 @@
 //! A lone change is applied at once; what arrives meanwhile is taken together in the next turn. A failed transaction leaves the old rules in
 //! force and makes the next turn read the kernel back and repair it, with growing pauses.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use fairway_ingest::Diagnostic;
+use fairway_kit::findings::Recorder;
 use fairway_kit::{Shutdown, Watched};
-use fairway_model::{Conflict, Frontends, Node, NodeName};
+use fairway_model::{Frontends, Node, NodeName, ServiceKey};
 use fairway_netfilter::Family;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -20,10 +22,11 @@ use k8s_openapi::api::discovery::v1 as discovery;
 
 use crate::change;
 use crate::compile::{Place, compile};
+use crate::findings::findings;
 use crate::kernel::{Kernel, KernelError};
 use crate::metrics::{Metrics, Sync};
 use crate::ruleset::Ruleset;
-use crate::world::{Delivered, World};
+use crate::world::{Changes, Delivered, World};
 use crate::{Error, LoadBalancer};
 
 /// How soon a change that somebody else made to our rules is undone.
@@ -45,7 +48,9 @@ pub(crate) struct Agent {
     trusted: bool,
     /// Addresses taken over in the last turn: announced once more, in case the first frame was lost (RFC 5227 section 2.3).
     announce_again: Vec<std::net::IpAddr>,
-    conflicts: BTreeSet<String>,
+    /// Of Services that have some.
+    problems: BTreeMap<ServiceKey, Vec<Diagnostic>>,
+    events: Recorder,
 }
 
 /// The watches of the agent.
@@ -88,6 +93,7 @@ impl Agent {
         load_balancer: LoadBalancer,
         families: &[Family],
         metrics: Metrics,
+        events: Recorder,
     ) -> Self {
         Self {
             kernel,
@@ -98,7 +104,8 @@ impl Agent {
             rulesets: families.iter().map(|family| Ruleset::empty(*family)).collect(),
             trusted: false,
             announce_again: Vec::new(),
-            conflicts: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            events,
         }
     }
 
@@ -175,11 +182,8 @@ impl Agent {
         let started = Instant::now();
         let changes = self.world.update(delivered);
         self.metrics.changed(&changes);
-        for diagnostic in &changes.diagnostics {
-            tracing::warn!("{diagnostic}");
-        }
         let frontends = Frontends::build(self.world.network());
-        self.log_conflicts(&frontends.conflicts);
+        self.tell(&changes, &frontends, delivered);
         let unknown = unknown_node(&self.node);
         let node = self.world.network().nodes.get(&self.node).map_or(&unknown, std::convert::AsRef::as_ref);
         let compiled: Vec<Ruleset> = self
@@ -242,23 +246,22 @@ impl Agent {
         self.kernel.announce(&new, &self.load_balancer.interface)
     }
 
-    /// Each conflict once, and again after it was gone.
-    fn log_conflicts(&mut self, conflicts: &[Conflict]) {
-        let texts: BTreeSet<String> = conflicts.iter().map(describe).collect();
-        for text in texts.difference(&self.conflicts) {
-            tracing::warn!("{text}");
+    /// Tells on the Services themselves what is wrong with them.
+    fn tell(&mut self, changes: &Changes, frontends: &Frontends, delivered: &Delivered) {
+        for (key, problems) in &changes.problems {
+            match problems.is_empty() {
+                true => self.problems.remove(key),
+                false => self.problems.insert(key.clone(), problems.clone()),
+            };
         }
-        self.conflicts = texts;
+        let uid = |key: &ServiceKey| {
+            delivered
+                .services
+                .find(&key.namespace, &key.name)
+                .and_then(|object| object.metadata.uid.as_deref())
+        };
+        self.events.report(findings(&self.problems, frontends.conflicts.iter().cloned(), uid));
     }
-}
-
-fn describe(conflict: &Conflict) -> String {
-    let Conflict { frontend, winner, loser } = conflict;
-    let address = frontend.address.map_or("every node".to_owned(), |address| address.to_string());
-    format!(
-        "Services {} and {} both claim {address} port {}/{}; {} is older and keeps it, {} gets no traffic there: change one of them",
-        winner.service, loser.service, frontend.port, frontend.protocol, winner.service, loser.service
-    )
 }
 
 /// Before its Node object exists: nothing is local to it, everything else works.

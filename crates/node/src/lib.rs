@@ -12,6 +12,7 @@
 //! - [`ruleset`]: what varies, as data, and the kernel elements that it stands for
 //! - [`compile`](mod@compile): model → ruleset
 //! - [`change`]: ruleset → ruleset as one transaction; and from anything installed (adoption, drift)
+//! - [`findings`](mod@findings): what is wrong with Services, as events on them
 //! - [`world`]: snapshots of the watches → model, at the cost of the difference
 //! - [`kernel`]: the sockets; [`run`]: the loop
 
@@ -20,6 +21,7 @@ pub mod change;
 pub mod compile;
 #[cfg(test)]
 mod example;
+pub mod findings;
 pub mod kernel;
 pub mod layout;
 pub mod metrics;
@@ -28,6 +30,7 @@ pub mod world;
 
 use std::net::SocketAddr;
 
+use fairway_kit::findings::Recorder;
 use fairway_kit::{ClientSource, Shutdown};
 use fairway_model::{Cluster, NodeName};
 use fairway_netfilter::Family;
@@ -114,12 +117,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), Error> {
     let watches = Watches {
         services: watch(Api::<core::Service>::all(client.clone()), &shutdown),
         slices: watch(Api::<discovery::EndpointSlice>::all(client.clone()), &shutdown),
-        nodes: watch(Api::<core::Node>::all(client), &shutdown),
+        nodes: watch(Api::<core::Node>::all(client.clone()), &shutdown),
     };
+    let events = Recorder::start(client, "fairway-node", &shutdown);
     let families = families(&config.cluster);
     let node = NodeName::from(config.node_name.as_str());
-    let agent =
-        Agent::new(kernel, World::new(config.cluster), node, config.load_balancer, &families, metrics);
+    let agent = Agent::new(
+        kernel,
+        World::new(config.cluster),
+        node,
+        config.load_balancer,
+        &families,
+        metrics,
+        events,
+    );
     agent.run(watches, readiness, shutdown).await
 }
 

@@ -52,8 +52,8 @@ pub struct Changes {
     pub slices: u64,
     /// When those endpoint changes happened, as far as their slices say.
     pub triggered: Vec<Timestamp>,
-    /// What is wrong with the Services that were read.
-    pub diagnostics: Vec<Diagnostic>,
+    /// What is wrong with each Service that was read, or its slices; empty: nothing (any more).
+    pub problems: BTreeMap<ServiceKey, Vec<Diagnostic>>,
 }
 
 impl World {
@@ -86,7 +86,9 @@ impl World {
         }
         self.services = objects.services.objects.clone();
         for key in dirty {
-            self.read_service(key, &mut changes.diagnostics);
+            let mut problems = Vec::new();
+            self.read_service(key.clone(), &mut problems);
+            changes.problems.insert(key, problems);
         }
         self.update_nodes(&objects.nodes.objects);
         changes

@@ -8,7 +8,7 @@ use fairway_kit::{ClientSource, shutdown};
 use fairway_node::{Config, LoadBalancer};
 use serde_json::{Value, json};
 
-use crate::fake_api::{FakeApi, NODES, SERVICES, SLICES};
+use crate::fake_api::{EVENTS, FakeApi, NODES, SERVICES, SLICES};
 use crate::lab::{Lab, Outcome, PODS, POOL, net, network};
 
 fn node(name: &str, address: &str) -> Value {
@@ -113,5 +113,44 @@ fn objects_become_rules_that_outlive_the_agent_and_are_repaired() {
     lab.nodes["a"].netns.enter_on_spawn(&mut nft);
     assert!(nft.status().expect("nft (package nftables) is needed").success());
     await_served_by(&lab, cluster_ip, "a2");
+    agent.stop();
+}
+
+#[test]
+fn bad_input_is_told_once_on_the_service_and_costs_only_itself() {
+    let lab = Lab::new();
+    let api = FakeApi::start();
+    api.put(NODES, node("a", "10.200.0.2"));
+    let mut bad = service();
+    bad["metadata"]["uid"] = json!("uid-web");
+    bad["spec"]["externalIPs"] = json!(["127.0.0.1"]);
+    bad["spec"]["loadBalancerSourceRanges"] = json!(["10.244.0.0/16", "everyone"]);
+    api.put(SERVICES, bad);
+    let mut rival = service();
+    rival["metadata"] = json!({"name": "rival", "namespace": "shop", "uid": "uid-rival", "creationTimestamp": "2026-01-02T03:04:05Z"});
+    rival["spec"]["clusterIP"] = json!("10.96.0.2");
+    api.put(SERVICES, rival);
+    api.put(SLICES, slice(&["a2"]));
+    let agent = Running::start(&lab, &api);
+    await_served_by(&lab, "10.200.0.130:80".parse().unwrap(), "a2");
+    let started = Instant::now();
+    while api.objects(EVENTS).len() < 3 {
+        assert!(started.elapsed() < Duration::from_secs(15), "only {:#?}", api.objects(EVENTS));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut told: Vec<String> = api
+        .objects(EVENTS)
+        .iter()
+        .map(|event| {
+            assert_eq!(
+                (&event["type"], &event["involvedObject"]["kind"]),
+                (&json!("Warning"), &json!("Service"))
+            );
+            let text = |pointer: &str| event.pointer(pointer).unwrap().as_str().unwrap().to_owned();
+            format!("{} {}", text("/involvedObject/uid"), text("/reason"))
+        })
+        .collect();
+    told.sort();
+    assert_eq!(told, ["uid-rival AddressInUse", "uid-web InvalidAddress", "uid-web InvalidSourceRange"]);
     agent.stop();
 }

@@ -1,7 +1,7 @@
-//! As much of an API server as the agent's watches need: list and watch over plain HTTP/1.1.
+//! As much of an API server as the agent needs: list, watch and create over plain HTTP/1.1.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -26,6 +26,7 @@ pub(crate) struct FakeApi {
 
 pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const NODES: &str = "/api/v1/nodes";
+pub(crate) const EVENTS: &str = "/api/v1/namespaces/shop/events";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 impl FakeApi {
@@ -59,6 +60,12 @@ impl FakeApi {
         let event = json!({"type": if old.is_some() { "MODIFIED" } else { "ADDED" }, "object": object});
         state.watchers.retain(|(watched, sender)| watched != path || sender.send(event.to_string()).is_ok());
     }
+
+    /// The objects of a path.
+    pub(crate) fn objects(&self, path: &str) -> Vec<Value> {
+        let state = self.state.lock().unwrap();
+        state.objects.iter().filter(|((at, _), _)| at == path).map(|(_, object)| object.clone()).collect()
+    }
 }
 
 fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
@@ -69,13 +76,19 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         if reader.read_line(&mut request)? == 0 {
             return Ok(());
         }
+        let mut body_len = 0;
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
             if header.trim().is_empty() {
                 break;
             }
+            if let Some(len) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+                body_len = len.trim().parse().unwrap();
+            }
         }
+        let mut sent = vec![0; body_len];
+        reader.read_exact(&mut sent)?;
         let target = request.split(' ').nth(1).unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         if query.contains("watch=true") {
@@ -85,13 +98,29 @@ fn serve(stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 .and_then(|text| text.parse().ok());
             return watch(&mut stream, &follow(state, path, since.unwrap_or(0)));
         }
-        let body = list(&state.lock().unwrap(), path).to_string();
+        let (status, answer) = if request.starts_with("POST") {
+            create(&mut state.lock().unwrap(), path, &sent)
+        } else {
+            ("200 OK", list(&state.lock().unwrap(), path))
+        };
+        let body = answer.to_string();
         write!(
             stream,
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )?;
     }
+}
+
+fn create(state: &mut State, path: &str, sent: &[u8]) -> (&'static str, Value) {
+    let object: Value = serde_json::from_slice(sent).unwrap();
+    let key = (path.to_owned(), object["metadata"]["name"].as_str().unwrap().to_owned());
+    if state.objects.contains_key(&key) {
+        let exists = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "AlreadyExists", "code": 409});
+        return ("409 Conflict", exists);
+    }
+    state.objects.insert(key, object.clone());
+    ("201 Created", object)
 }
 
 fn list(state: &State, path: &str) -> Value {

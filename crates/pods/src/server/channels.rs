@@ -78,5 +78,8 @@ pub(super) fn frame(channel: u8, bytes: &[u8]) -> tokio_tungstenite::tungstenite
 /// The frame that ends a connection as it should: kubectl takes an end without a code for a failure (it reports "close 1005").
 pub(super) fn normal_end() -> tokio_tungstenite::tungstenite::Message {
     use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
-    tokio_tungstenite::tungstenite::Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
+    tokio_tungstenite::tungstenite::Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
 }
