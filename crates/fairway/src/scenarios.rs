@@ -25,24 +25,22 @@ pub(crate) fn run(arguments: TestArgs) -> ExitCode {
         Err(error) => return outcome::failed(format_args!("cannot catch signals: {error}")),
     };
     let options = Options {
-            files: arguments.files,
-            cluster: arguments.cluster,
-            executable,
-            state_root: arguments.state,
-            run_root: arguments.run,
-            format: match arguments.output {
-                TestOutput::Text => Format::Text,
-                TestOutput::Json => Format::Json,
-            },
-            junit: arguments.junit,
-            json: arguments.json,
-            keep: arguments.keep,
-            fail_fast: arguments.fail_fast,
-            shutdown: shutdown::on_signals()?,
-        };
-        anyhow::Ok(run_scenarios(options).await?)
-    });
-    match result {
+        files: arguments.files,
+        cluster: arguments.cluster,
+        executable,
+        state_root: arguments.state,
+        run_root: arguments.run,
+        format: match arguments.output {
+            TestOutput::Text => Format::Text,
+            TestOutput::Json => Format::Json,
+        },
+        junit: arguments.junit,
+        json: arguments.json,
+        keep: arguments.keep,
+        fail_fast: arguments.fail_fast,
+        shutdown,
+    };
+    match runtime.block_on(run_scenarios(options)) {
         Ok(summary) if summary.failed == 0 => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(outcome::FINDINGS),
         Err(error) if error.is_usage() => {
