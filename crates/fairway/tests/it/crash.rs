@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::api::{Api, revision};
 use crate::cluster::{Cluster, eventually, kill_9};
 use crate::machine::on_own_machine;
-use crate::traffic::{answered, request, stream};
 use crate::shop;
+use crate::traffic::{answered, request, stream};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const KILLS: usize = 20;

@@ -40,7 +40,8 @@ pub(crate) fn create(api: &Api) {
 }
 
 fn service(name: &str, kind: &str) -> Value {
-    let spec = json!({"type": kind, "selector": {"app": "echo"}, "ports": [{"port": 80, "targetPort": 8080}]});
+    let spec =
+        json!({"type": kind, "selector": {"app": "echo"}, "ports": [{"port": 80, "targetPort": 8080}]});
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
 }
 
