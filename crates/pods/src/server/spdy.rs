@@ -165,11 +165,14 @@ impl Encoder {
         // The head of the zlib stream comes once; then a stored piece (RFC 1951 clause 3.2.4) with a count of zero headers.
         let zlib_head: &[u8] = if self.began { &[] } else { &[0x78, 0x01] };
         self.began = true;
-        let stored = [0x00, 4, 0, !4, !0, 0, 0, 0, 0];
+        let no_headers = [0x00, 4, 0, !4, !0, 0, 0, 0, 0];
+        // An empty piece flushes: the reader of kubectl hands out nothing before it.
+        let flush = [0x00, 0, 0, !0, !0];
         let mut payload = BytesMut::new();
         payload.put_u32(stream);
         payload.put_slice(zlib_head);
-        payload.put_slice(&stored);
+        payload.put_slice(&no_headers);
+        payload.put_slice(&flush);
         control(SYN_REPLY, &payload)
     }
 }

@@ -125,5 +125,6 @@ fn replies_are_one_zlib_stream_of_empty_blocks() {
         let mut plain = Vec::with_capacity(64);
         inflate.decompress_vec(&reply[12..], &mut plain, FlushDecompress::Sync).unwrap();
         assert_eq!(plain, [0; 4]);
+        assert!(reply.ends_with(&[0, 0, 0, 0xff, 0xff]), "kubectl waits for a flush");
     }
 }
