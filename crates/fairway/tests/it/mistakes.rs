@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! What is in the way of a start is told with what to do about it, before anything is touched.
 
 use std::any::Any;
@@ -242,6 +241,3 @@ fn padded(number: usize) -> serde_json::Value {
     let data = json!({"padding": "x".repeat(60_000)});
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("map-{number}")}, "data": data})
 }
-=======
-
->>>>>>> apiserver
