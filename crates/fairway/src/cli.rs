@@ -83,10 +83,22 @@ pub(crate) struct ClusterArgs {
     #[arg(long, default_value = "fairway", env = "FAIRWAY_NAME", hide_env_values = true)]
     pub name: String,
     /// Where clusters keep their state
-    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/var/lib/fairway",
+        env = "FAIRWAY_STATE",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub state: PathBuf,
     /// Where clusters keep sockets and logs while they run
-    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/run/fairway",
+        env = "FAIRWAY_RUN",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub run: PathBuf,
 }
 
@@ -162,10 +174,22 @@ pub(crate) struct TestArgs {
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Where clusters keep their state
-    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/var/lib/fairway",
+        env = "FAIRWAY_STATE",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub state: PathBuf,
     /// Where clusters keep sockets and logs while they run
-    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/run/fairway",
+        env = "FAIRWAY_RUN",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub run: PathBuf,
     /// How to print: a line a scenario, or one document at the end
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use fairway_kit::logging;
 use fairway_local::{
-    ClusterName, Directories, Error, Flags, Reporter, Roots, Settings, State, UpRequest, down as take_down, status as ask_status, up as bring_up, up_detached,
+    ClusterName, Directories, Error, Flags, Reporter, Roots, Settings, State, UpRequest, down as take_down,
+    status as ask_status, up as bring_up, up_detached,
 };
 
 use crate::cli::{ClusterArgs, DownArgs, Output, StatusArgs, UpArgs};

@@ -42,7 +42,9 @@ fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space",
         io::ErrorKind::ReadOnlyFilesystem => "; choose a writable place with --state or --run",
         io::ErrorKind::PermissionDenied => "; run as root",
-        io::ErrorKind::NotADirectory => "; a part of that path is a file: choose another place with --state or --run",
+        io::ErrorKind::NotADirectory => {
+            "; a part of that path is a file: choose another place with --state or --run"
+        }
         _ => "",
     }
 }

@@ -117,7 +117,9 @@ fn rights() -> Result<(), Problem> {
     let tried = Netns::host().and_then(|host| Links::open(&host));
     match tried {
         Err(error) if error.kind() == Some(std::io::ErrorKind::PermissionDenied) => {
-            return Err(refused("its network namespace cannot be entered: CAP_SYS_ADMIN is missing".to_owned()));
+            return Err(refused(
+                "its network namespace cannot be entered: CAP_SYS_ADMIN is missing".to_owned(),
+            ));
         }
         // Anything else is told by the looks that follow.
         _ => {}

@@ -167,10 +167,7 @@ mod tests {
         let running = Status {
             supervisor: Some(7),
             saved: true,
-            processes: vec![
-                process("supervisor", "", 7, true),
-                process("node", "node-1", 12, false),
-            ],
+            processes: vec![process("supervisor", "", 7, true), process("node", "node-1", 12, false)],
             addresses: Some(fairway_local::Addresses {
                 api: "https://10.200.0.1:6443".into(),
                 kubeconfig: "/k".into(),
