@@ -282,7 +282,7 @@ fn no_request_fails_while_agents_controller_and_api_server_are_killed() {
         });
         println!("{sent} requests");
         assert_eq!(failures, [""; 0], "of {sent} requests");
-        assert!(sent > 200, "only {sent} requests were sent");
+        assert!(sent > 100, "only {sent} requests were sent");
     });
 }
 
