@@ -26,38 +26,29 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a local cluster; Ctrl-C stops it and removes everything but its state
-    ///
-    /// Example: fairway up --nodes 3 --detach
+    #[command(after_help = "Example: fairway up --nodes 3 --detach")]
     Up(UpArgs),
     /// Stop a local cluster and remove what is left of it
-    ///
-    /// Example: fairway down --purge
+    #[command(after_help = "Example: fairway down --purge")]
     Down(DownArgs),
     /// Show a local cluster: processes, nodes, system pods, addresses
-    ///
-    /// Example: fairway status -o json
+    #[command(after_help = "Example: fairway status -o json")]
     Status(StatusArgs),
     /// Network tests as code: start a cluster, apply, assert, report (docs/test.md)
-    ///
-    /// Example: fairway test scenarios/basics
+    #[command(after_help = "Example: fairway test scenarios/basics")]
     Test(TestArgs),
     /// Explain one request hop by hop: DNS, Service, endpoints, Ingress rule, node
-    ///
-    /// FROM is pod/NAME, pod/NAMESPACE/NAME, node/NAME or outside. TO is a URL, NAME:PORT or ADDRESS:PORT.
-    ///
-    /// Example: fairway why pod/shop/web-0 http://cart/items
+    #[command(after_help = "Example: fairway why pod/shop/web-0 http://cart/items")]
     Why(WhyArgs),
     /// Images that pods can use besides the built-in ones
     #[command(subcommand)]
     Image(ImageCommand),
     /// kubectl with the cluster's kubeconfig
-    ///
-    /// Example: fairway kubectl get pods -A
+    #[command(after_help = "Example: fairway kubectl get pods -A")]
     #[command(disable_help_flag = true)]
     Kubectl(KubectlArgs),
     /// The built-in image's tools: echo servers, a client, DNS lookups
-    ///
-    /// Example: fairway toolbox request http://10.200.0.128/
+    #[command(after_help = "Example: fairway toolbox request http://10.200.0.128/")]
     #[command(disable_help_flag = true)]
     Toolbox {
         /// What toolbox is to do
@@ -86,25 +77,24 @@ enum Command {
 
 /// Which local cluster, and where it keeps its files.
 #[derive(Clone, Debug, Args)]
-pub struct ClusterArgs {
+#[command(next_help_heading = "Which cluster")]
+pub(crate) struct ClusterArgs {
     /// The cluster's name
-    #[arg(long, default_value = "fairway", env = "FAIRWAY_NAME")]
+    #[arg(long, default_value = "fairway", env = "FAIRWAY_NAME", hide_env_values = true)]
     pub name: String,
     /// Where clusters keep their state
-    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", value_name = "DIR")]
+    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", hide_env_values = true, value_name = "DIR")]
     pub state: PathBuf,
     /// Where clusters keep sockets and logs while they run
-    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", value_name = "DIR")]
+    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", hide_env_values = true, value_name = "DIR")]
     pub run: PathBuf,
 }
 
 /// `fairway up`.
 #[derive(Debug, Args)]
-pub struct UpArgs {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
+pub(crate) struct UpArgs {
     /// Number of nodes [default: 2]
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=i64::from(fairway_local::NODES_MAX)))]
     pub nodes: Option<u8>,
     /// Return when the cluster is ready and leave it running
     #[arg(long)]
@@ -130,42 +120,41 @@ pub struct UpArgs {
     /// Domain of cluster DNS [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `fairway down`.
 #[derive(Debug, Args)]
-pub struct DownArgs {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
+pub(crate) struct DownArgs {
     /// Also forget its objects, certificates and images
     #[arg(long)]
     pub purge: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people
+pub(crate) enum Output {
     Text,
-    /// For programs
     Json,
-    /// For programs
     Yaml,
 }
 
 /// `fairway status`.
 #[derive(Debug, Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
+pub(crate) struct StatusArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `fairway test`.
 #[derive(Debug, Args)]
-pub struct TestArgs {
+pub(crate) struct TestArgs {
     /// Scenario files, or folders of them
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
@@ -173,12 +162,12 @@ pub struct TestArgs {
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Where clusters keep their state
-    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", value_name = "DIR")]
+    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", hide_env_values = true, value_name = "DIR")]
     pub state: PathBuf,
     /// Where clusters keep sockets and logs while they run
-    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", value_name = "DIR")]
+    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", hide_env_values = true, value_name = "DIR")]
     pub run: PathBuf,
-    /// Print JSON instead of text
+    /// How to print: a line a scenario, or one document at the end
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
     pub output: TestOutput,
     /// Also write JUnit XML here
@@ -197,16 +186,14 @@ pub struct TestArgs {
 
 /// How `fairway test` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TestOutput {
-    /// A line a scenario
+pub(crate) enum TestOutput {
     Text,
-    /// One document at the end
     Json,
 }
 
 /// `fairway why`.
 #[derive(Debug, Args)]
-pub struct WhyArgs {
+pub(crate) struct WhyArgs {
     /// Who asks: pod/NAME, pod/NAMESPACE/NAME, node/NAME, outside
     pub from: String,
     /// For what: a URL, NAME:PORT, ADDRESS:PORT
@@ -214,19 +201,18 @@ pub struct WhyArgs {
     /// Namespace of pods that are named without one
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `fairway image`.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(crate) enum ImageCommand {
     /// Load an OCI or Docker archive (a file that `docker save` or `skopeo copy` writes)
-    ///
-    /// Example: fairway image load echo.tar
+    #[command(after_help = "Example: fairway image load echo.tar")]
     Load {
         /// The archive
         file: PathBuf,
@@ -242,7 +228,7 @@ pub enum ImageCommand {
 
 /// `fairway kubectl`.
 #[derive(Debug, Args)]
-pub struct KubectlArgs {
+pub(crate) struct KubectlArgs {
     /// What kubectl is to do
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
@@ -250,7 +236,7 @@ pub struct KubectlArgs {
 
 /// A role of a local cluster.
 #[derive(Debug, Args)]
-pub struct RoleArgs {
+pub(crate) struct RoleArgs {
     /// The cluster's settings (`cluster.json`)
     #[arg(long, value_name = "FILE")]
     pub settings: PathBuf,
@@ -258,7 +244,7 @@ pub struct RoleArgs {
 
 /// `fairway node`.
 #[derive(Debug, Args)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// The cluster's settings (`cluster.json`)
     #[arg(long, value_name = "FILE")]
     pub settings: PathBuf,
@@ -269,7 +255,7 @@ pub struct NodeArgs {
 
 /// `fairway dns`.
 #[derive(Debug, Args)]
-pub struct DnsArgs {
+pub(crate) struct DnsArgs {
     /// Credentials; without it the pod's service account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -301,7 +287,7 @@ pub struct DnsArgs {
 
 /// `fairway gateway`.
 #[derive(Debug, Args)]
-pub struct GatewayArgs {
+pub(crate) struct GatewayArgs {
     /// Credentials; without it the pod's service account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -329,7 +315,7 @@ pub struct GatewayArgs {
 }
 
 /// Does what was typed.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Up(arguments) => cluster::up(&arguments),
         Command::Down(arguments) => cluster::down(&arguments),

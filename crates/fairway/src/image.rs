@@ -9,7 +9,7 @@ use crate::cluster::settings_of;
 use crate::outcome;
 
 /// Loads or lists images.
-pub fn run(command: &ImageCommand) -> ExitCode {
+pub(crate) fn run(command: &ImageCommand) -> ExitCode {
     match done(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => outcome::failed(format_args!("{error:#}")),

@@ -7,7 +7,7 @@ use crate::cli::KubectlArgs;
 use crate::outcome;
 
 /// Becomes kubectl. The cluster is the one of `FAIRWAY_NAME` (all arguments are kubectl's own).
-pub fn run(arguments: KubectlArgs) -> ExitCode {
+pub(crate) fn run(arguments: KubectlArgs) -> ExitCode {
     let from = |variable: &str, default: &str| std::env::var_os(variable).unwrap_or_else(|| default.into());
     let kubeconfig = std::path::Path::new(&from("FAIRWAY_STATE", "/var/lib/fairway"))
         .join(from("FAIRWAY_NAME", "fairway"))

@@ -48,7 +48,7 @@ fn load(path: &Path) -> anyhow::Result<(Settings, Pki)> {
 }
 
 /// `fairway apiserver`.
-pub fn api_server(arguments: &RoleArgs) -> ExitCode {
+pub(crate) fn api_server(arguments: &RoleArgs) -> ExitCode {
     run(async |shutdown| {
         let (settings, files) = load(&arguments.settings)?;
         let pair = files.apiserver();
@@ -71,12 +71,13 @@ pub fn api_server(arguments: &RoleArgs) -> ExitCode {
 }
 
 /// `fairway controller`.
-pub fn controller(arguments: &RoleArgs) -> ExitCode {
+pub(crate) fn controller(arguments: &RoleArgs) -> ExitCode {
     run(async |shutdown| {
         let (settings, files) = load(&arguments.settings)?;
         let config = fairway_controllers::Config {
             client: ClientSource::Kubeconfig(files.kubeconfig("controller")),
             settings: fairway_controllers::Settings {
+                duties: fairway_controllers::Duties::WholeCluster,
                 load_balancer_pool: Some(settings.networks.load_balancers()),
                 gateway_service: ObjectKey::new(GATEWAY.0, GATEWAY.1),
             },
@@ -87,7 +88,7 @@ pub fn controller(arguments: &RoleArgs) -> ExitCode {
 }
 
 /// `fairway dns`.
-pub fn dns(arguments: DnsArgs) -> ExitCode {
+pub(crate) fn dns(arguments: DnsArgs) -> ExitCode {
     run(async |shutdown| {
         let origin = Name::from_text(&arguments.cluster_domain).context("--cluster-domain")?;
         let upstreams = if arguments.upstream.is_empty() {
@@ -116,7 +117,7 @@ pub fn dns(arguments: DnsArgs) -> ExitCode {
 }
 
 /// `fairway gateway`.
-pub fn gateway(arguments: GatewayArgs) -> ExitCode {
+pub(crate) fn gateway(arguments: GatewayArgs) -> ExitCode {
     run(async |shutdown| {
         let mut config = fairway_gateway::Config::new(source(arguments.kubeconfig));
         config.http = arguments.http;
@@ -140,7 +141,7 @@ fn seconds(given: f64) -> Duration {
 }
 
 /// `fairway node`: the agent of the Services and, beside it, that of the pods.
-pub fn node(arguments: &NodeArgs) -> ExitCode {
+pub(crate) fn node(arguments: &NodeArgs) -> ExitCode {
     run(async |shutdown| {
         let (settings, files) = load(&arguments.settings)?;
         let node = settings

@@ -16,12 +16,12 @@ use crate::cluster::settings_of;
 use crate::outcome;
 
 /// Explains one request.
-pub fn run(arguments: &WhyArgs) -> ExitCode {
+pub(crate) fn run(arguments: &WhyArgs) -> ExitCode {
     let question = match Question::parse(&arguments.from, &arguments.to, &arguments.namespace) {
         Ok(question) => question,
         Err(error) => {
             eprintln!("fairway: {error}");
-            return ExitCode::from(2);
+            return ExitCode::from(outcome::USAGE);
         }
     };
     let world = settings_of(&arguments.cluster).and_then(|settings| read_world(&settings));

@@ -80,6 +80,9 @@ struct ServeArgs {
     /// UDP: one answer to every datagram
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "9001")]
     udp: Vec<u16>,
+    /// Listen on this address only
+    #[arg(long)]
+    address: Option<std::net::IpAddr>,
     /// Certificate chain in PEM (default: self-signed)
     #[arg(long, requires = "key")]
     cert: Option<PathBuf>,
@@ -273,6 +276,7 @@ impl ServeArgs {
             tls: self.tls,
             tcp: self.tcp,
             udp: self.udp,
+            address: self.address,
             certificate: self.cert.zip(self.key),
             drain: self.drain.unwrap_or_default(),
             grace: self.grace.unwrap_or(Duration::from_secs(25)),

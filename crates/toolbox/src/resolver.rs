@@ -128,21 +128,25 @@ impl Resolver {
         if host.eq_ignore_ascii_case("localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
         }
-        let (v4, v6) = tokio::join!(self.lookup(host, RecordType::A), self.lookup(host, RecordType::AAAA));
-        let of = |answer: &Result<DnsAnswer, ResolveError>| -> Vec<IpAddr> {
-            let records = answer.iter().flat_map(|answer| &answer.records);
-            records.filter_map(|record| record.data.parse().ok()).collect()
-        };
-        let addresses = [of(&v4), of(&v6)].concat();
-        match v4 {
-            _ if !addresses.is_empty() => Ok(addresses),
-            Err(error) => Err(error),
-            Ok(answer) => Err(ResolveError::NoSuchRecord {
-                name: host.to_owned(),
-                record_type: "A".to_owned(),
-                asked: answer.asked,
-            }),
+        let (mut asked, mut exists) = (Vec::new(), false);
+        for candidate in self.config.candidates(host) {
+            asked.push(candidate.clone());
+            // Both families for one name before the next name: an address of either ends the search.
+            let (v4, v6) =
+                tokio::join!(self.ask(&candidate, RecordType::A), self.ask(&candidate, RecordType::AAAA));
+            let addresses = [addresses_of(&v4), addresses_of(&v6)].concat();
+            if !addresses.is_empty() {
+                return Ok(addresses);
+            }
+            exists |= v4?.metadata.response_code == ResponseCode::NoError;
+            v6?;
         }
+        let name = host.to_owned();
+        Err(if exists {
+            ResolveError::NoSuchRecord { name, record_type: "A".to_owned(), asked }
+        } else {
+            ResolveError::NoSuchName { name, asked }
+        })
     }
 
     /// One record type, through the search list: the first name with an answer wins.
@@ -260,6 +264,11 @@ fn answers(message: &Message, id: u16, query: &Query) -> bool {
             .queries
             .first()
             .is_some_and(|asked| asked.name() == query.name() && asked.query_type() == query.query_type())
+}
+
+fn addresses_of(answer: &Result<Message, ResolveError>) -> Vec<IpAddr> {
+    let records = answer.iter().flat_map(|message| &message.answers);
+    records.filter_map(|record| record.data.ip_addr()).collect()
 }
 
 fn render(record: &Record) -> RecordText {

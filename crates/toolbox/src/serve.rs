@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) tcp: Vec<u16>,
     /// For every datagram one that says who answers and what came.
     pub(crate) udp: Vec<u16>,
+    /// Only this address; every address when absent.
+    pub(crate) address: Option<IpAddr>,
     /// Certificate and key in PEM; self-signed for the pod's name when absent.
     pub(crate) certificate: Option<(PathBuf, PathBuf)>,
     /// After SIGTERM: go on accepting for so long (not ready) …
@@ -142,23 +144,23 @@ pub(crate) async fn serve(settings: Settings) -> Result<ExitCode, ServeError> {
 async fn listen(settings: &Settings, state: &Arc<State>) -> Result<JoinSet<()>, ServeError> {
     let mut streams = Vec::new();
     for &port in &settings.http {
-        streams.push((bind_tcp(port).await?, Protocol::Http { http2_only: false }));
+        streams.push((bind_tcp(settings.address, port).await?, Protocol::Http { http2_only: false }));
     }
     for &port in &settings.http2 {
-        streams.push((bind_tcp(port).await?, Protocol::Http { http2_only: true }));
+        streams.push((bind_tcp(settings.address, port).await?, Protocol::Http { http2_only: true }));
     }
     if !settings.tls.is_empty() {
         let acceptor = tls::acceptor(settings.certificate.as_ref(), &state.identity.pod)?;
         for &port in &settings.tls {
-            streams.push((bind_tcp(port).await?, Protocol::Tls(acceptor.clone())));
+            streams.push((bind_tcp(settings.address, port).await?, Protocol::Tls(acceptor.clone())));
         }
     }
     for &port in &settings.tcp {
-        streams.push((bind_tcp(port).await?, Protocol::Raw));
+        streams.push((bind_tcp(settings.address, port).await?, Protocol::Raw));
     }
     let mut datagrams = Vec::new();
     for &port in &settings.udp {
-        datagrams.push(bind_udp(port).await?);
+        datagrams.push(bind_udp(settings.address, port).await?);
     }
     let mut listeners = JoinSet::new();
     for (listener, protocol) in streams {
@@ -171,24 +173,20 @@ async fn listen(settings: &Settings, state: &Arc<State>) -> Result<JoinSet<()>, 
 }
 
 /// Dual-stack where the namespace has IPv6, else IPv4 only.
-async fn bind_tcp(port: u16) -> Result<TcpListener, ServeError> {
-    let listen = |address: IpAddr| TcpListener::bind(SocketAddr::new(address, port));
-    match listen(Ipv6Addr::UNSPECIFIED.into()).await {
-        Ok(listener) => Ok(listener),
-        Err(_) => {
-            listen(Ipv4Addr::UNSPECIFIED.into()).await.map_err(|source| ServeError::Listen { port, source })
-        }
-    }
+fn candidates(address: Option<IpAddr>, port: u16) -> Vec<SocketAddr> {
+    let everywhere = || vec![Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+    let addresses = address.map_or_else(everywhere, |address| vec![address]);
+    addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()
 }
 
-async fn bind_udp(port: u16) -> Result<UdpSocket, ServeError> {
-    let listen = |address: IpAddr| UdpSocket::bind(SocketAddr::new(address, port));
-    match listen(Ipv6Addr::UNSPECIFIED.into()).await {
-        Ok(socket) => Ok(socket),
-        Err(_) => {
-            listen(Ipv4Addr::UNSPECIFIED.into()).await.map_err(|source| ServeError::Listen { port, source })
-        }
-    }
+async fn bind_tcp(address: Option<IpAddr>, port: u16) -> Result<TcpListener, ServeError> {
+    let bound = TcpListener::bind(candidates(address, port).as_slice()).await;
+    bound.map_err(|source| ServeError::Listen { port, source })
+}
+
+async fn bind_udp(address: Option<IpAddr>, port: u16) -> Result<UdpSocket, ServeError> {
+    let bound = UdpSocket::bind(candidates(address, port).as_slice()).await;
+    bound.map_err(|source| ServeError::Listen { port, source })
 }
 
 async fn accept(listener: TcpListener, protocol: Protocol, state: Arc<State>) {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic")]
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,28 @@ use fairway_toolbox::probe::{
 };
 use tokio_util::sync::CancellationToken;
 
+const HTTP: u16 = 21_080;
+const HTTP2: u16 = 21_081;
+const TLS: u16 = 21_443;
+const TCP: u16 = 21_900;
+const UDP: u16 = 21_901;
+/// Nobody listens here.
+const NOBODY: u16 = 21_999;
+
+/// A loopback address of this process alone: tests run side by side, each in a process of its own.
+fn loopback() -> IpAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let third = u8::try_from(std::process::id() >> 16 & 0x3f).unwrap();
+    IpAddr::from([127, 64 + third, high, low.max(1)])
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::new(loopback(), port)
+}
+
 /// A server process that ends with the test.
 struct Server {
     child: Child,
-    http: u16,
-    http2: u16,
-    tls: u16,
-    tcp: u16,
-    udp: u16,
 }
 
 impl Drop for Server {
@@ -30,23 +44,18 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
-
 impl Server {
     async fn start(more: &[&str]) -> Self {
-        let [http, http2, tls, tcp, udp] = [(); 5].map(|()| free_port());
         let child = Command::new(env!("CARGO_BIN_EXE_toolbox"))
-            .arg("serve")
-            .args(["--http", &http.to_string(), "--h2c", &http2.to_string(), "--tls", &tls.to_string()])
-            .args(["--tcp", &tcp.to_string(), "--udp", &udp.to_string()])
+            .args(["serve", "--address", &loopback().to_string()])
+            .args(["--http", &HTTP.to_string(), "--h2c", &HTTP2.to_string(), "--tls", &TLS.to_string()])
+            .args(["--tcp", &TCP.to_string(), "--udp", &UDP.to_string()])
             .args(more)
             .env("POD_NAME", "web-0")
             .env("POD_NAMESPACE", "shop")
             .spawn()
             .unwrap();
-        let server = Self { child, http, http2, tls, tcp, udp };
+        let server = Self { child };
         let deadline = Instant::now() + Duration::from_secs(20);
         while once(server.url("/")).await.failure().is_some() {
             assert!(Instant::now() < deadline, "the server does not answer");
@@ -56,7 +65,7 @@ impl Server {
     }
 
     fn url(&self, path: &str) -> HttpTarget {
-        HttpTarget { url: format!("http://127.0.0.1:{}{path}", self.http), ..HttpTarget::default() }
+        HttpTarget { url: format!("http://{}{path}", at(HTTP)), ..HttpTarget::default() }
     }
 
     fn terminate(&self) {
@@ -100,7 +109,7 @@ async fn an_answer_says_who_gave_it_and_what_was_asked() {
     for (field, want) in [
         ("pod", "web-0"),
         ("namespace", "shop"),
-        ("ip", "127.0.0.1"),
+        ("ip", &loopback().to_string()),
         ("protocol", "HTTP/1.1"),
         ("method", "POST"),
         ("path", "/cart"),
@@ -147,7 +156,7 @@ async fn readiness_is_set_from_outside() {
 async fn the_same_request_in_every_protocol() {
     let server = Server::start(&[]).await;
     let h2c = HttpTarget {
-        url: format!("http://127.0.0.1:{}/", server.http2),
+        url: format!("http://{}/", at(HTTP2)),
         version: HttpVersion::Http2,
         ..HttpTarget::default()
     };
@@ -157,7 +166,7 @@ async fn the_same_request_in_every_protocol() {
     assert_eq!(once(both).await.fields().unwrap()["protocol"], "HTTP/2");
 
     let grpc = HttpTarget {
-        url: format!("grpc://127.0.0.1:{}", server.http2),
+        url: format!("grpc://{}", at(HTTP2)),
         asked: Asked::Grpc { message: "hi".into() },
         ..HttpTarget::default()
     };
@@ -178,9 +187,9 @@ async fn the_same_request_in_every_protocol() {
 
 #[tokio::test]
 async fn tls_shows_its_certificate_and_the_name_that_was_asked() {
-    let server = Server::start(&[]).await;
+    let _server = Server::start(&[]).await;
     let target = HttpTarget {
-        url: format!("https://127.0.0.1:{}/", server.tls),
+        url: format!("https://{}/", at(TLS)),
         tls: TlsTrust { insecure: true, server_name: Some("shop.example".into()), ..TlsTrust::default() },
         ..HttpTarget::default()
     };
@@ -198,9 +207,9 @@ async fn tls_shows_its_certificate_and_the_name_that_was_asked() {
 
 #[tokio::test]
 async fn tcp_greets_and_echoes_and_udp_answers() {
-    let server = Server::start(&[]).await;
+    let _server = Server::start(&[]).await;
     let tcp = RawTarget {
-        address: format!("127.0.0.1:{}", server.tcp),
+        address: at(TCP).to_string(),
         send: Some("ping".into()),
         read_bytes_max: 100,
         expect_greeting: true,
@@ -208,11 +217,7 @@ async fn tcp_greets_and_echoes_and_udp_answers() {
     let outcome = plan_once(Target::Tcp(tcp)).await;
     assert_eq!(outcome.pod().as_deref(), Some("web-0"), "{outcome:?}");
     assert!(matches!(&outcome.result, Answered::Raw(answer) if answer.received == "ping"), "{outcome:?}");
-    let udp = RawTarget {
-        address: format!("127.0.0.1:{}", server.udp),
-        send: Some("ping".into()),
-        ..RawTarget::default()
-    };
+    let udp = RawTarget { address: at(UDP).to_string(), send: Some("ping".into()), ..RawTarget::default() };
     let outcome = plan_once(Target::Udp(udp)).await;
     assert_eq!(outcome.fields().unwrap()["received"], "ping");
 }
@@ -220,7 +225,7 @@ async fn tcp_greets_and_echoes_and_udp_answers() {
 #[tokio::test]
 async fn failures_are_told_apart() {
     let server = Server::start(&[]).await;
-    let refused = format!("127.0.0.1:{}", free_port());
+    let refused = at(NOBODY).to_string();
     let url = HttpTarget { url: format!("http://{refused}/"), ..HttpTarget::default() };
     let failure = once(url).await.failure().cloned().unwrap();
     assert_eq!((failure.class, failure.phase), (FailureClass::Refused, Phase::Connect), "{failure}");
@@ -234,7 +239,7 @@ async fn failures_are_told_apart() {
     assert_eq!(failure.class, FailureClass::Refused, "{failure}");
 
     // A server that speaks something else.
-    let wrong = HttpTarget { url: format!("http://127.0.0.1:{}/", server.tcp), ..HttpTarget::default() };
+    let wrong = HttpTarget { url: format!("http://{}/", at(TCP)), ..HttpTarget::default() };
     let failure = once(wrong).await.failure().cloned().unwrap();
     assert_eq!(failure.class, FailureClass::Protocol, "{failure}");
 }

@@ -1,5 +1,10 @@
 //! Explanations of a small shop, as a user reads them.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a failed step is a failed test"
+)]
 
 use fairway_dns::name::Name;
 use fairway_dns::zone::{PodRecords, Settings};

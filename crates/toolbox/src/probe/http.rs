@@ -12,6 +12,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 use super::failure::{Failure, Phase};
 use super::outcome::{BODY_BYTES_MAX, HttpAnswer, Secured};
@@ -44,6 +45,8 @@ pub(super) enum Sender {
 pub(super) struct Connected {
     pub(super) address: SocketAddr,
     sender: Sender,
+    /// Reads and writes for the sender; its end says why a connection broke.
+    driver: Driver,
     secured: Option<Secured>,
 }
 
@@ -158,8 +161,8 @@ impl Prepared {
         *tried = Some(address);
         if !self.secure {
             *phase = Phase::Request;
-            let sender = handshake(stream, self.version == HttpVersion::Http2).await?;
-            return Ok(Connected { address, sender, secured: None });
+            let (sender, driver) = handshake(stream, self.version == HttpVersion::Http2).await?;
+            return Ok(Connected { address, sender, driver, secured: None });
         }
         *phase = Phase::Secure;
         let stream = tls::connect(stream, &self.host, &self.target.tls, self.version).await?;
@@ -169,8 +172,8 @@ impl Prepared {
         if self.version == HttpVersion::Http2 && !is_http2 {
             return Err(Failure::protocol(Phase::Secure, "the server does not speak HTTP/2 (ALPN)"));
         }
-        let sender = handshake(stream, is_http2).await?;
-        Ok(Connected { address, sender, secured: Some(secured) })
+        let (sender, driver) = handshake(stream, is_http2).await?;
+        Ok(Connected { address, sender, driver, secured: Some(secured) })
     }
 
     /// Asks and reads the whole answer.
@@ -181,19 +184,17 @@ impl Prepared {
         phase: &mut Phase,
     ) -> Result<HttpAnswer, Failure> {
         *phase = Phase::Request;
-        let failed = |error: hyper::Error| Failure::of(Phase::Request, &error);
         let request = self.request(matches!(connected.sender, Sender::Http2(_)))?;
-        let response = match &mut connected.sender {
-            Sender::Http1(sender) => {
-                sender.ready().await.map_err(failed)?;
-                sender.send_request(request).await
+        let response = match connected.sender.send(request).await {
+            Ok(response) => response,
+            // The sender only knows that the connection is gone; its driver knows why.
+            Err(error) if error.is_canceled() || error.is_closed() => {
+                let ended = (&mut connected.driver).await;
+                let cause = ended.ok().and_then(Result::err).unwrap_or(error);
+                return Err(Failure::of(Phase::Request, &cause));
             }
-            Sender::Http2(sender) => {
-                sender.ready().await.map_err(failed)?;
-                sender.send_request(request).await
-            }
+            Err(error) => return Err(Failure::of(Phase::Request, &error)),
         };
-        let response = response.map_err(failed)?;
         *phase = Phase::Read;
         let mut answer = head(&response, begin);
         answer.tls = connected.secured.clone();
@@ -252,7 +253,24 @@ impl Prepared {
     }
 }
 
-async fn handshake<S>(stream: S, is_http2: bool) -> Result<Sender, Failure>
+impl Sender {
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Self::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}
+
+type Driver = JoinHandle<Result<(), hyper::Error>>;
+
+async fn handshake<S>(stream: S, is_http2: bool) -> Result<(Sender, Driver), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -264,13 +282,10 @@ where
             .handshake(io)
             .await
             .map_err(failed)?;
-        // Errors of the connection are told by the request that meets them.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(Sender::Http2(sender))
+        Ok((Sender::Http2(sender), tokio::spawn(connection)))
     } else {
         let (sender, connection) = http1::handshake(io).await.map_err(failed)?;
-        tokio::spawn(async move { drop(connection.with_upgrades().await) });
-        Ok(Sender::Http1(sender))
+        Ok((Sender::Http1(sender), tokio::spawn(connection.with_upgrades())))
     }
 }
 

@@ -17,6 +17,10 @@ const GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
 /// Grace of containers whose pod was deleted by force while they were stopping.
 const HURRIED_GRACE_MS: u64 = 1000;
 
+/// A pod whose containers have ended keeps its network for so long: until every node has taken its address out of the rules, the
+/// kernel answers there for it with a reset, at once, where a missing route would leave clients waiting.
+const NETWORK_LINGER: Duration = Duration::from_millis(500);
+
 impl Worker {
     pub(super) fn stop_container(&mut self, name: &str, grace: SignedDuration, reason: &StopReason) {
         let Some(seen) = self.observed.containers.get_mut(name) else { return };
@@ -82,6 +86,7 @@ impl Worker {
         let (paths, id, net, ip, events) =
             (self.paths.clone(), self.id.clone(), self.net.clone(), self.ip, self.events.clone());
         self.tasks.spawn(async move {
+            tokio::time::sleep(NETWORK_LINGER).await;
             setup::tear_down(&paths, &id, net, ip).await;
             let _ = events.send(Event::Down).await;
         });

@@ -1,6 +1,5 @@
 //! The rules of the house, held by tests: which crate may depend on which, what every crate and file must look like, and that
 //! the documents name what is there.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
