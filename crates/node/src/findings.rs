@@ -66,10 +66,10 @@ fn describe(conflict: &Conflict) -> String {
             "{what} is claimed by two ports of the Service; only the first gets traffic there: change one of them"
         );
     }
-    let why = if winner.kind == loser.kind {
-        "is older and keeps it"
-    } else {
-        "has the stronger claim and keeps it"
+    let why = match winner.kind == loser.kind {
+        true if winner.created_s < loser.created_s => "is older and keeps it",
+        true => "was created in the same second, comes first by name, and keeps it",
+        false => "has the stronger claim and keeps it",
     };
     format!(
         "{what} is also claimed by Service {}, which {why}; this Service gets no traffic there: change one of them",
