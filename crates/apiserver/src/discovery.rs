@@ -56,7 +56,17 @@ pub(crate) fn root(registry: &Registry) -> Value {
         "" => format!("/api/{version}"),
         group => format!("/apis/{group}/{version}"),
     });
-    let fixed = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"];
+    let fixed = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
     let mut paths: Vec<String> = fixed.into_iter().map(str::to_owned).chain(versions).collect();
     paths.sort();
     json!({"paths": paths})
@@ -72,8 +82,7 @@ struct Document {
 }
 
 impl Document {
-    fn new(value: &Value) -> Self {
-        let plain = Bytes::from(value.to_string());
+    fn new(plain: Bytes) -> Self {
         let mut tag = String::from("\"");
         for byte in Sha256::digest(&plain) {
             tag.push_str(&format!("{byte:02X}"));
@@ -106,38 +115,50 @@ impl Documents {
             negotiate::Discovery::V2Beta1 => Some(Aggregated::V2Beta1),
             negotiate::Discovery::Legacy => None,
         };
-        let (name, content_type, make): (String, &'static str, Box<dyn FnOnce() -> Option<Value> + '_>) =
+        let (name, content_type, make): (String, &'static str, Box<dyn FnOnce() -> Option<Bytes> + '_>) =
             match route {
                 Route::CoreVersions | Route::Groups => {
                     let core = *route == Route::CoreVersions;
                     let make = move || {
-                        Some(match (aggregated, core) {
+                        text(Some(match (aggregated, core) {
                             (Some(version), core) => discovery::aggregated(registry, core, version),
                             (None, true) => discovery::api_versions(address),
                             (None, false) => discovery::group_list(registry),
-                        })
+                        }))
                     };
                     (format!("groups {core} {wanted:?}"), wanted.content_type(), Box::new(make))
                 }
                 Route::Group(group) => (
                     format!("group {group}"),
                     "application/json",
-                    Box::new(move || discovery::group(registry, group)),
+                    Box::new(move || text(discovery::group(registry, group))),
                 ),
                 Route::Resources { group, version } => (
                     format!("resources {group}/{version}"),
                     "application/json",
-                    Box::new(move || discovery::resource_list(registry, group, version)),
+                    Box::new(move || text(discovery::resource_list(registry, group, version))),
                 ),
+                Route::Swagger => match negotiate::swagger_protobuf(accept) {
+                    Some(content_type) => (
+                        "openapi 2 protobuf".to_owned(),
+                        content_type,
+                        Box::new(move || Some(Bytes::from(openapi::v2_protobuf(&openapi::v2(registry))))),
+                    ),
+                    None => (
+                        "openapi 2".to_owned(),
+                        "application/json",
+                        Box::new(move || text(Some(openapi::v2(registry)))),
+                    ),
+                },
                 Route::OpenApiIndex => (
                     "openapi".to_owned(),
                     "application/json",
-                    Box::new(move || Some(openapi::index(registry))),
+                    Box::new(move || text(Some(openapi::index(registry)))),
                 ),
                 Route::OpenApi { group, version } => (
                     format!("openapi {group}/{version}"),
                     "application/json",
-                    Box::new(move || openapi::v3(registry, group, version)),
+                    Box::new(move || text(openapi::v3(registry, group, version))),
                 ),
                 _ => return body::text(404, "404 page not found\n"),
             };
@@ -147,15 +168,19 @@ impl Documents {
         }
     }
 
-    fn document(&self, name: &str, make: impl FnOnce() -> Option<Value>) -> Option<Arc<Document>> {
+    fn document(&self, name: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Arc<Document>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(document) = known.get(name) {
             return Some(Arc::clone(document));
         }
-        let document = Arc::new(Document::new(&make()?));
+        let document = Arc::new(Document::new(make()?));
         known.insert(name.to_owned(), Arc::clone(&document));
         Some(document)
     }
+}
+
+fn text(value: Option<Value>) -> Option<Bytes> {
+    value.map(|value| Bytes::from(value.to_string()))
 }
 
 fn respond(document: &Document, content_type: &'static str, request: &HeaderMap) -> Response<Body> {

@@ -231,6 +231,7 @@ impl Api {
             | Route::Groups
             | Route::Group(_)
             | Route::Resources { .. }
+            | Route::Swagger
             | Route::OpenApiIndex
             | Route::OpenApi { .. } => {
                 self.documents.answer(&self.registry, &self.advertise.to_string(), route, headers)

@@ -123,8 +123,7 @@ impl<'a> Rollout<'a> {
         let old: Vec<Size> = self.old.iter().map(|set| size(set)).collect();
         let Some(new) = &self.new else {
             let total: i32 = old.iter().map(|size| size.replicas).sum();
-            plan.writes.push(revision::create(self, self.bounds.grow_new(0, total)));
-            plan.notices.push(self.scaled(&revision::name(self), 0, self.bounds.grow_new(0, total)));
+            self.create(self.bounds.grow_new(0, total), plan);
             return status::Step::Created;
         };
         let grown = self.bounds.grow_new(replicas(new), self.all().map(|set| replicas(set)).sum());
@@ -158,8 +157,7 @@ impl<'a> Rollout<'a> {
                 status::Step::Steady
             }
             None => {
-                plan.writes.push(revision::create(self, self.bounds.replicas));
-                plan.notices.push(self.scaled(&revision::name(self), 0, self.bounds.replicas));
+                self.create(self.bounds.replicas, plan);
                 status::Step::Created
             }
         }
@@ -205,6 +203,14 @@ impl<'a> Rollout<'a> {
             annotation(&set.metadata, revision::DESIRED_REPLICAS).and_then(|text| text.parse().ok());
         let available = set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0);
         replicas(set) == wanted && desired == Some(wanted) && available == wanted
+    }
+
+    /// Makes the ReplicaSet of the present template. While a rollout has no room for it yet, it begins empty.
+    fn create(&self, wanted: i32, plan: &mut Plan) {
+        plan.writes.push(revision::create(self, wanted));
+        if wanted > 0 {
+            plan.notices.push(self.scaled(&revision::name(self), 0, wanted));
+        }
     }
 
     /// Gives a ReplicaSet its size and notes for which Deployment size that was.

@@ -101,7 +101,7 @@ mod tests {
             problem: Problem::UnusableAddress("127.0.0.1".into()),
         };
         let problems = BTreeMap::from([(ServiceKey::new("shop", "older"), vec![diagnostic])]);
-        let found = findings(&problems, Frontends::build(&network).conflicts, |key| {
+        let found = findings(&problems, Frontends::build(&network).conflicts(), |key| {
             (&*key.name == "older").then_some("uid-1")
         });
         let told: Vec<_> =

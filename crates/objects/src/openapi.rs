@@ -1,4 +1,4 @@
-//! OpenAPI v3 documents from the registry.
+//! OpenAPI documents from the registry: version 3, one a group and version, and version 2, one for all.
 //!
 //! Command lines read from them whether a kind accepts field validation, how lists merge (`x-kubernetes-patch-*`,
 //! `x-kubernetes-list-*`) and what fields there are; so paths and extensions are complete, texts are not there.
@@ -11,6 +11,9 @@ use crate::registry::{Registry, Resource};
 
 mod paths;
 mod schemas;
+mod swagger;
+
+pub use swagger::{v2, v2_protobuf};
 
 /// The index at `/openapi/v3`: path and content hash of each document. Makes all documents: keep the result.
 pub fn index(registry: &Registry) -> Value {

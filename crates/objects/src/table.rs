@@ -131,9 +131,11 @@ pub fn render<'a>(
     objects: impl IntoIterator<Item = &'a Value>,
     options: &Options<'_>,
 ) -> Value {
-    let printer = printer(resource.builtin);
+    let mut objects = objects.into_iter().peekable();
+    // The one part of an object that is of another kind than the object.
+    let is_scale = objects.peek().is_some_and(|object| object.text(&["kind"]) == "Scale");
+    let printer = if is_scale { workload::SCALE } else { printer(resource.builtin) };
     let rows: Vec<Value> = objects
-        .into_iter()
         .map(|object| {
             let cells = (printer.cells)(object, options.now);
             match options.include {
@@ -273,6 +275,22 @@ mod tests {
             assert_eq!(empty.len(), printer.columns.len(), "{}", resource.kind());
             assert_eq!(printer.columns.iter().filter(|column| column.name == "Name").count(), 1);
         }
+    }
+
+    #[test]
+    fn a_scale_prints_as_itself_and_not_as_an_empty_deployment() {
+        let resource = Registry::builtin().resource("apps", "v1", "deployments").unwrap();
+        let deployment = json!({
+            "metadata": {"name": "a", "creationTimestamp": "1970-01-01T00:00:00Z"},
+            "spec": {"replicas": 3}, "status": {"replicas": 2},
+        });
+        let now = "1970-01-01T00:00:05Z".parse().unwrap();
+        let options = Options { now, include: IncludeObject::None, columns: true, metadata: &json!({}) };
+        let table = render(resource, [&crate::scale::read(resource, &deployment)], &options);
+        let names: Vec<_> =
+            table["columnDefinitions"].as_array().unwrap().iter().map(|column| &column["name"]).collect();
+        assert_eq!(names, ["Name", "Desired", "Available", "Age"]);
+        assert_eq!(table["rows"][0]["cells"], json!(["a", 3, 2, "5s"]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod channels;
 mod exec;
 mod forward;
+mod spdy;
 
 use std::convert::Infallible;
 use std::io;

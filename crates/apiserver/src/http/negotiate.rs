@@ -136,6 +136,20 @@ pub fn discovery(accept: Option<&str>) -> Discovery {
     alternatives(accept.unwrap_or_default()).iter().find_map(matched).unwrap_or(Discovery::Legacy)
 }
 
+/// The media type of OpenAPI v2 in protobuf, if the client prefers it to JSON: clients read nothing else when they ask for it. They may
+/// ask by an older spelling that is no media type; the answer has the newer one, for the older ends in an error when they parse it.
+pub fn swagger_protobuf(accept: Option<&str>) -> Option<&'static str> {
+    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    const OLDER: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let alternatives = alternatives(accept?);
+    let mut known = alternatives.iter().filter_map(|alternative| match alternative.media {
+        "application/json" | "*/*" => Some(None),
+        PROTOBUF | OLDER => Some(Some(PROTOBUF)),
+        _ => None,
+    });
+    known.next().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +189,16 @@ mod tests {
         assert_eq!(discovery(Some(&format!("{v2beta1},application/json"))), Discovery::V2Beta1);
         assert_eq!(discovery(Some("application/json, */*")), Discovery::Legacy);
         assert_eq!(discovery(None), Discovery::Legacy);
+    }
+
+    #[test]
+    fn openapi_v2_comes_as_the_client_can_read_it() {
+        let new = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+        let old = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        assert_eq!(swagger_protobuf(Some(new)), Some(new));
+        assert_eq!(swagger_protobuf(Some(&format!("{old},application/json"))), Some(new));
+        assert_eq!(swagger_protobuf(Some(&format!("application/json, {new}"))), None);
+        assert_eq!(swagger_protobuf(Some("*/*")), None);
+        assert_eq!(swagger_protobuf(None), None);
     }
 }

@@ -22,6 +22,8 @@ pub enum Route {
         /// Version.
         version: String,
     },
+    /// `/openapi/v2`
+    Swagger,
     /// `/openapi/v3`
     OpenApiIndex,
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/<group>/<version>`
@@ -83,6 +85,7 @@ pub fn parse(path: &str) -> Route {
         ["apis", group, version] => {
             Route::Resources { group: (*group).to_owned(), version: (*version).to_owned() }
         }
+        ["openapi", "v2"] => Route::Swagger,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", "api", version] => {
             Route::OpenApi { group: String::new(), version: (*version).to_owned() }

@@ -83,15 +83,8 @@ impl Call<'_> {
                 "cannot {verb} in a completed pod; current phase is {phase}"
             )));
         }
-        let is_websocket = request
-            .headers()
-            .get(header::UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        if !is_websocket {
-            return Err(Status::bad_request(
-                "Upgrade request required: this server speaks WebSocket for streams",
-            ));
-        }
+        // A client that asks for another upgrade than WebSocket is told so by the agent, but only after what else is wrong: kubectl falls
+        // back to an older upgrade when the first is refused, and shows the answer to that one.
         let path = self.tunnel_path(name, part, &pod)?;
         let headers = pick(request.headers());
         let mut response = self.agent(&node, &path, Method::GET, headers).await?;

@@ -45,6 +45,19 @@ pub(super) const DEPLOYMENT: Printer = Printer {
     },
 };
 
+/// The `scale` subresource of anything.
+pub(super) const SCALE: Printer = Printer {
+    columns: &[text("Name"), number("Desired"), number("Available"), text("Age")],
+    cells: |object, now| {
+        vec![
+            document::name(object).into(),
+            int(object, &["spec", "replicas"]),
+            int(object, &["status", "replicas"]),
+            age(object, now),
+        ]
+    },
+};
+
 pub(super) const REPLICA_SET: Printer = Printer {
     columns: &[
         text("Name"),

@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::{Body, Refused};
 
-/// Spoken here, best first. The versions differ in half-close only, which v5 has.
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// The channel protocol, best first. The versions differ in half-close only, which v5 has.
+pub(super) const CHANNELS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// Bytes of one message from a client.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -28,10 +28,12 @@ pub(super) const CLOSE: u8 = 255;
 /// The other side of an upgrade.
 pub(super) type Channels = WebSocketStream<TokioIo<Upgraded>>;
 
-/// Checks the handshake (RFC 6455 §4.2.1); gives the answer and, once it was sent, the connection.
+/// Checks the handshake (RFC 6455 §4.2.1) and takes the first of `spoken` that the client offers; gives the answer, that protocol and,
+/// once the answer was sent, the connection.
 pub(super) fn accept(
     mut request: Request<Incoming>,
-) -> Result<(Response<Body>, impl Future<Output = Option<Channels>>), Refused> {
+    spoken: &[&'static str],
+) -> Result<(Response<Body>, &'static str, impl Future<Output = Option<Channels>> + use<>), Refused> {
     let bad = |message: &str| Refused::new(StatusCode::BAD_REQUEST, message);
     let headers = request.headers();
     let says = |name: header::HeaderName, word: &str| {
@@ -41,9 +43,9 @@ pub(super) fn accept(
     if !says(header::UPGRADE, "websocket") || !says(header::CONNECTION, "upgrade") {
         return Err(bad("a WebSocket upgrade is needed: unable to upgrade streaming request"));
     }
-    let protocol = PROTOCOLS.into_iter().find(|protocol| says(header::SEC_WEBSOCKET_PROTOCOL, protocol));
-    let protocol = protocol.ok_or_else(|| {
-        bad("none of the offered WebSocket protocols is spoken here: v5.channel.k8s.io, v4.channel.k8s.io")
+    let protocol = spoken.iter().find(|protocol| says(header::SEC_WEBSOCKET_PROTOCOL, protocol));
+    let protocol = *protocol.ok_or_else(|| {
+        bad(&format!("none of the offered WebSocket protocols is spoken here: {}", spoken.join(", ")))
     })?;
     let key =
         headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("the WebSocket handshake has no key"))?;
@@ -64,7 +66,7 @@ pub(super) fn accept(
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         Some(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await)
     };
-    Ok((response, connection))
+    Ok((response, protocol, connection))
 }
 
 /// A message for a channel.

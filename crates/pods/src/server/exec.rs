@@ -76,7 +76,7 @@ pub(super) fn exec(
             "you must specify at least 1 command for the container",
         ));
     }
-    let (response, connection) = channels::accept(request)?;
+    let (response, _, connection) = channels::accept(request, channels::CHANNELS)?;
     let (socket, container) = (pod.paths.socket.clone(), container.to_owned());
     tokio::spawn(async move {
         let Some(mut connection) = connection.await else { return };
@@ -179,7 +179,7 @@ pub(super) async fn attach(
     let input = sandbox::attach(&pod.paths.socket, container)
         .await
         .map_err(|error| Refused::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let (response, connection) = channels::accept(request)?;
+    let (response, _, connection) = channels::accept(request, channels::CHANNELS)?;
     let (path, over) = (pod.paths.log(container, view.attempt), end_of(pod, container, view.attempt));
     let tty = view.tty;
     tokio::spawn(async move {
