@@ -56,8 +56,8 @@ pub fn v2_protobuf(document: &Value) -> Vec<u8> {
     let mut message = Message::default();
     message.text(1, &document["swagger"]);
     let mut info = Message::default();
-    info.text(1, &document["info"]["title"]);
-    info.text(2, &document["info"]["version"]);
+    info.text(1, document.pointer("/info/title").unwrap_or(&Value::Null));
+    info.text(2, document.pointer("/info/version").unwrap_or(&Value::Null));
     message.message(2, &info);
     message.message(8, &Message::default());
     message.message(9, &named(&document["definitions"]));
