@@ -15,8 +15,9 @@ const NODE_LINK: &str = "eth0";
 
 /// The port of the discard service (RFC 863), on which nothing listens any more.
 const DISCARD_PORT: u16 = 9;
-/// Between two namespaces of one machine an answer takes less than a millisecond.
-const PROBE_LIMIT: Duration = Duration::from_millis(500);
+/// Between two namespaces of one machine an answer takes less than a millisecond; this is for one of several tries.
+const PROBE_LIMIT: Duration = Duration::from_millis(400);
+const PROBES_MAX: usize = 4;
 
 /// What a node's kernel has to do. The values of a new namespace are copied from the host, which may have any.
 const NODE_SYSCTLS: [(&str, &str); 6] = [
@@ -84,11 +85,13 @@ pub(crate) fn nodes_reach_each_other(settings: &Settings) -> Result<bool, Error>
     let nodes = settings.nodes();
     let [from, to, ..] = nodes.as_slice() else { return Ok(true) };
     let target = SocketAddr::from((to.address, DISCARD_PORT));
-    let answer = Netns::open(&from.netns)?.run(|| TcpStream::connect_timeout(&target, PROBE_LIMIT));
-    Ok(match answer {
-        Ok(_) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-    })
+    let from = Netns::open(&from.netns)?;
+    // A link that was just set up may lose the first packet, which TCP sends again only after a second.
+    let answered = || {
+        let answer = from.run(|| TcpStream::connect_timeout(&target, PROBE_LIMIT));
+        answer.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionRefused, |_| true)
+    };
+    Ok((0..PROBES_MAX).any(|_| answered()))
 }
 
 /// The pods of the other nodes through those nodes, everything else through the host.
