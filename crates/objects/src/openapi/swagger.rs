@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::Components;
-use crate::document::Object;
+use crate::document::{Document, Object};
 use crate::registry::Registry;
 
 /// The document at `/openapi/v2`.
@@ -54,13 +54,13 @@ fn member(mut members: Map<String, Value>, (name, value): (String, Value)) -> Ma
 /// The same document as the protobuf message `openapi.v2.Document`.
 pub fn v2_protobuf(document: &Value) -> Vec<u8> {
     let mut message = Message::default();
-    message.text(1, &document["swagger"]);
+    message.text(1, document.at(&["swagger"]));
     let mut info = Message::default();
-    info.text(1, &document["info"]["title"]);
-    info.text(2, &document["info"]["version"]);
+    info.text(1, document.at(&["info", "title"]));
+    info.text(2, document.at(&["info", "version"]));
     message.message(2, &info);
     message.message(8, &Message::default());
-    message.message(9, &named(&document["definitions"]));
+    message.message(9, &named(document.at(&["definitions"])));
     message.0
 }
 
@@ -184,7 +184,7 @@ mod tests {
             "info": {"title": "T", "version": "1"},
             "definitions": {"A": {"type": "object", "x-a": ["b"], "required": ["c"]}},
         });
-        let want = b"\x0a\x032.0\x12\x06\x0a\x01T\x12\x011\x42\x00\x4a\x28\x0a\x26\x0a\x01A\x12\x21\
+        let want = b"\x0a\x032.0\x12\x06\x0a\x01T\x12\x011\x42\x00\x4a\x27\x0a\x25\x0a\x01A\x12\x20\
             \x9a\x01\x01c\xb2\x01\x08\x0a\x06object\xfa\x01\x0e\x0a\x03x-a\x12\x07\x12\x05[\"b\"]";
         let got = v2_protobuf(&document);
         assert_eq!(got.escape_ascii().to_string(), want.escape_ascii().to_string());
