@@ -50,7 +50,7 @@ pub(crate) enum WriteError {
         ending: bool,
     },
     /// No answer.
-    #[error("{verb} {what}: no answer from the API server ({source}); retried with back-off")]
+    #[error("{verb} {what}: no answer ({}); retried with back-off", fairway_kit::reason(source.as_ref()))]
     Unreachable {
         /// create, replace, …
         verb: &'static str,

@@ -61,7 +61,7 @@ struct State {
 enum Failure {
     #[error("owner kind {kind} of {api_version} is not served: its dependents are kept")]
     UnknownKind { api_version: Arc<str>, kind: Arc<str> },
-    #[error(transparent)]
+    #[error("{}", fairway_kit::reason(.0))]
     Request(#[from] kube::Error),
 }
 

@@ -26,38 +26,29 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a local cluster; Ctrl-C stops it and removes everything but its state
-    ///
-    /// Example: fairway up --nodes 3 --detach
+    #[command(after_help = "Example: fairway up --nodes 3 --detach")]
     Up(UpArgs),
     /// Stop a local cluster and remove what is left of it
-    ///
-    /// Example: fairway down --purge
+    #[command(after_help = "Example: fairway down --purge")]
     Down(DownArgs),
     /// Show a local cluster: processes, nodes, system pods, addresses
-    ///
-    /// Example: fairway status -o json
+    #[command(after_help = "Example: fairway status -o json")]
     Status(StatusArgs),
     /// Network tests as code: start a cluster, apply, assert, report (docs/test.md)
-    ///
-    /// Example: fairway test scenarios/basics
+    #[command(after_help = "Example: fairway test scenarios/basics")]
     Test(TestArgs),
     /// Explain one request hop by hop: DNS, Service, endpoints, Ingress rule, node
-    ///
-    /// FROM is pod/NAME, pod/NAMESPACE/NAME, node/NAME or outside. TO is a URL, NAME:PORT or ADDRESS:PORT.
-    ///
-    /// Example: fairway why pod/shop/web-0 http://cart/items
+    #[command(after_help = "Example: fairway why pod/shop/web-0 http://cart/items")]
     Why(WhyArgs),
     /// Images that pods can use besides the built-in ones
     #[command(subcommand)]
     Image(ImageCommand),
     /// kubectl with the cluster's kubeconfig
-    ///
-    /// Example: fairway kubectl get pods -A
+    #[command(after_help = "Example: fairway kubectl get pods -A")]
     #[command(disable_help_flag = true)]
     Kubectl(KubectlArgs),
     /// The built-in image's tools: echo servers, a client, DNS lookups
-    ///
-    /// Example: fairway toolbox request http://10.200.0.128/
+    #[command(after_help = "Example: fairway toolbox request http://10.200.0.128/")]
     #[command(disable_help_flag = true)]
     Toolbox {
         /// What toolbox is to do
@@ -86,25 +77,36 @@ enum Command {
 
 /// Which local cluster, and where it keeps its files.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Which cluster")]
 pub(crate) struct ClusterArgs {
     /// The cluster's name
-    #[arg(long, default_value = "fairway", env = "FAIRWAY_NAME")]
+    #[arg(long, default_value = "fairway", env = "FAIRWAY_NAME", hide_env_values = true)]
     pub name: String,
     /// Where clusters keep their state
-    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/var/lib/fairway",
+        env = "FAIRWAY_STATE",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub state: PathBuf,
     /// Where clusters keep sockets and logs while they run
-    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/run/fairway",
+        env = "FAIRWAY_RUN",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub run: PathBuf,
 }
 
 /// `fairway up`.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
     /// Number of nodes [default: 2]
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..=i64::from(fairway_local::NODES_MAX)))]
     pub nodes: Option<u8>,
     /// Return when the cluster is ready and leave it running
     #[arg(long)]
@@ -130,37 +132,36 @@ pub(crate) struct UpArgs {
     /// Domain of cluster DNS [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `fairway down`.
 #[derive(Debug, Args)]
 pub(crate) struct DownArgs {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
     /// Also forget its objects, certificates and images
     #[arg(long)]
     pub purge: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people
     Text,
-    /// For programs
     Json,
-    /// For programs
     Yaml,
 }
 
 /// `fairway status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `fairway test`.
@@ -173,12 +174,24 @@ pub(crate) struct TestArgs {
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Where clusters keep their state
-    #[arg(long, default_value = "/var/lib/fairway", env = "FAIRWAY_STATE", value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/var/lib/fairway",
+        env = "FAIRWAY_STATE",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub state: PathBuf,
     /// Where clusters keep sockets and logs while they run
-    #[arg(long, default_value = "/run/fairway", env = "FAIRWAY_RUN", value_name = "DIR")]
+    #[arg(
+        long,
+        default_value = "/run/fairway",
+        env = "FAIRWAY_RUN",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub run: PathBuf,
-    /// Print JSON instead of text
+    /// How to print: a line a scenario, or one document at the end
     #[arg(short, long, value_enum, default_value_t = TestOutput::Text)]
     pub output: TestOutput,
     /// Also write JUnit XML here
@@ -198,9 +211,7 @@ pub(crate) struct TestArgs {
 /// How `fairway test` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TestOutput {
-    /// A line a scenario
     Text,
-    /// One document at the end
     Json,
 }
 
@@ -214,19 +225,18 @@ pub(crate) struct WhyArgs {
     /// Namespace of pods that are named without one
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
-    #[command(flatten)]
-    pub cluster: ClusterArgs,
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
 }
 
 /// `fairway image`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Load an OCI or Docker archive (a file that `docker save` or `skopeo copy` writes)
-    ///
-    /// Example: fairway image load echo.tar
+    #[command(after_help = "Example: fairway image load echo.tar")]
     Load {
         /// The archive
         file: PathBuf,

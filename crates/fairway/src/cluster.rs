@@ -1,11 +1,14 @@
 //! `fairway up`, `down` and `status`: calls `local` and prints what it says.
 
+mod text;
+
+use std::io::Write;
 use std::process::ExitCode;
 
 use fairway_kit::logging;
 use fairway_local::{
-    ClusterName, Directories, Error, Event, EventKind, Flags, Reporter, Roots, Settings, State, Status,
-    Summary, UpRequest, down as take_down, status as ask_status, up as bring_up, up_detached,
+    ClusterName, Directories, Error, Flags, Reporter, Roots, Settings, State, UpRequest, down as take_down,
+    status as ask_status, up as bring_up, up_detached,
 };
 
 use crate::cli::{ClusterArgs, DownArgs, Output, StatusArgs, UpArgs};
@@ -38,7 +41,8 @@ pub(crate) fn up(arguments: &UpArgs) -> ExitCode {
     if arguments.progress_json {
         return supervise(&request);
     }
-    let reporter = Reporter::new(|event| print_event(&event));
+    // Whoever read the lines may be gone; the cluster goes on.
+    let reporter = Reporter::new(|event| drop(writeln!(std::io::stdout(), "{}", text::event(&event))));
     let result = if arguments.detach { detach(&request, &reporter) } else { bring_up(&request, &reporter) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,61 +90,15 @@ fn request(arguments: &UpArgs) -> anyhow::Result<UpRequest> {
 }
 
 fn print_problems(error: &Error) {
-    match error {
-        Error::Preflight(problems) => {
-            eprintln!("fairway: nothing was started:");
+    match error.problems().as_slice() {
+        [problem] => eprintln!("fairway: {problem}"),
+        problems => {
+            eprintln!("fairway: {} things are in the way:", problems.len());
             for problem in problems {
                 eprintln!("  - {problem}");
             }
         }
-        other => eprintln!("fairway: {other}"),
     }
-}
-
-fn print_event(event: &Event) {
-    let at = format!("{:>7.2}s", f64::from(u32::try_from(event.at_ms).unwrap_or(u32::MAX)) / 1000.0);
-    match &event.kind {
-        EventKind::Done { step } => println!("{at}  {step}"),
-        EventKind::Cleaned { what } => println!("{at}  removed a leftover: {what}"),
-        EventKind::Restarted { role, reason, after_ms } => {
-            println!("{at}  {role} {reason}; started again after {after_ms} ms")
-        }
-        EventKind::Ready(summary) => print_summary(&at, summary),
-        EventKind::Warning { text } => println!("{at}  warning: {text}"),
-        EventKind::Stopping => println!("{at}  stopping"),
-        EventKind::Stopped => println!("{at}  stopped; nothing is left but the state directory"),
-        EventKind::Failed { problems } => {
-            for problem in problems {
-                eprintln!("fairway: {problem}");
-            }
-        }
-    }
-}
-
-fn print_summary(at: &str, summary: &Summary) {
-    println!("{at}  ready\n");
-    let mut table = table();
-    let mut row = |what: &str, how: String| {
-        table.add_row([what.to_owned(), how]);
-    };
-    row("kubectl", format!("export KUBECONFIG={}", summary.kubeconfig));
-    row("API server", summary.api.clone());
-    for (name, address) in &summary.nodes {
-        row(name, address.clone());
-    }
-    row("cluster DNS", summary.dns.clone());
-    row("gateway (Ingress)", summary.gateway.clone().unwrap_or_else(|| "no address yet".into()));
-    println!("{table}\n");
-    let named = if summary.name == "fairway" { String::new() } else { format!(" --name {}", summary.name) };
-    println!(
-        "Try:\n  kubectl apply -f examples/shop\n  fairway why{named} outside http://shop.example.test/cart\n  fairway status{named}\n"
-    );
-}
-
-fn table() -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table
 }
 
 /// Stops a cluster.
@@ -185,7 +143,7 @@ pub(crate) fn status(arguments: &StatusArgs) -> ExitCode {
     };
     let printed = match arguments.output {
         Output::Text => {
-            print_status(&status);
+            print!("{}", text::status(&status));
             Ok(())
         }
         Output::Json => serde_json::to_string_pretty(&status)
@@ -200,38 +158,4 @@ pub(crate) fn status(arguments: &StatusArgs) -> ExitCode {
         Ok(()) => ExitCode::from(outcome::FINDINGS),
         Err(error) => outcome::failed(error),
     }
-}
-
-fn print_status(status: &Status) {
-    match (&status.supervisor, status.saved) {
-        (Some(pid), _) => println!("cluster {} runs (process {pid})", status.name),
-        (None, true) => {
-            println!("cluster {} does not run; its state is kept (fairway up --name {0})", status.name)
-        }
-        (None, false) => println!("there is no cluster {} (fairway up --name {0})", status.name),
-    }
-    let mut table = table();
-    for process in &status.processes {
-        let label = [process.role.role.as_str(), process.role.name.as_str()].join(" ");
-        let alive = if process.alive { "running" } else { "gone" };
-        table.add_row([label.trim().to_owned(), alive.to_owned(), format!("process {}", process.role.pid)]);
-    }
-    if let Some(objects) = &status.objects {
-        let ready = |ready: bool| if ready { "ready" } else { "not ready" }.to_owned();
-        for node in &objects.nodes {
-            table.add_row([format!("node {}", node.name), ready(node.ready), node.address.clone()]);
-        }
-        for pod in &objects.system_pods {
-            table.add_row([format!("pod {}", pod.name), ready(pod.ready), pod.node.clone()]);
-        }
-        let gateway = objects.gateway.clone().unwrap_or_else(|| "no address yet".into());
-        table.add_row(["gateway".to_owned(), gateway, String::new()]);
-    } else if status.supervisor.is_some() {
-        println!("its API server does not answer");
-    }
-    if let Some(addresses) = &status.addresses {
-        table.add_row(["API server".to_owned(), addresses.api.clone(), String::new()]);
-        table.add_row(["kubeconfig".to_owned(), addresses.kubeconfig.clone(), String::new()]);
-    }
-    println!("{table}");
 }

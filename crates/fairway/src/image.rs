@@ -12,7 +12,7 @@ use crate::outcome;
 pub(crate) fn run(command: &ImageCommand) -> ExitCode {
     match done(command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => outcome::failed(format_args!("{error:#}")),
+        Err(error) => outcome::failed(outcome::words(&error)),
     }
 }
 

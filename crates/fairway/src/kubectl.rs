@@ -14,7 +14,7 @@ pub(crate) fn run(arguments: KubectlArgs) -> ExitCode {
         .join("kubeconfig");
     if !kubeconfig.exists() {
         return outcome::failed(format_args!(
-            "{} does not exist: start the cluster first (fairway up)",
+            "{} does not exist: start the cluster first (fairway up), or name another (FAIRWAY_NAME=… fairway kubectl …)",
             kubeconfig.display()
         ));
     }

@@ -38,11 +38,11 @@ where
         Err(error) => return outcome::failed(error),
     };
     let result = runtime.block_on(async { role(shutdown::on_signals()?).await });
-    outcome::of(result.map_err(|error| format!("{error:#}")))
+    outcome::of(result.map_err(|error| outcome::words(&error)))
 }
 
 fn load(path: &Path) -> anyhow::Result<(Settings, Pki)> {
-    let settings = Settings::load(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let settings = Settings::load(path)?;
     let files = Pki::of(&settings);
     Ok((settings, files))
 }

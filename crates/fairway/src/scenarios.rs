@@ -19,28 +19,34 @@ pub(crate) fn run(arguments: TestArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return outcome::failed(error),
     };
-    let result = runtime.block_on(async {
-        let options = Options {
-            files: arguments.files,
-            cluster: arguments.cluster,
-            executable,
-            state_root: arguments.state,
-            run_root: arguments.run,
-            format: match arguments.output {
-                TestOutput::Text => Format::Text,
-                TestOutput::Json => Format::Json,
-            },
-            junit: arguments.junit,
-            json: arguments.json,
-            keep: arguments.keep,
-            fail_fast: arguments.fail_fast,
-            shutdown: shutdown::on_signals()?,
-        };
-        anyhow::Ok(run_scenarios(options).await?)
-    });
-    match result {
+    // Signals are caught by the runtime that runs the scenarios.
+    let shutdown = match runtime.block_on(async { shutdown::on_signals() }) {
+        Ok(shutdown) => shutdown,
+        Err(error) => return outcome::failed(format_args!("cannot catch signals: {error}")),
+    };
+    let options = Options {
+        files: arguments.files,
+        cluster: arguments.cluster,
+        executable,
+        state_root: arguments.state,
+        run_root: arguments.run,
+        format: match arguments.output {
+            TestOutput::Text => Format::Text,
+            TestOutput::Json => Format::Json,
+        },
+        junit: arguments.junit,
+        json: arguments.json,
+        keep: arguments.keep,
+        fail_fast: arguments.fail_fast,
+        shutdown,
+    };
+    match runtime.block_on(run_scenarios(options)) {
         Ok(summary) if summary.failed == 0 => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(outcome::FINDINGS),
-        Err(error) => outcome::failed(format_args!("{error:#}")),
+        Err(error) if error.is_usage() => {
+            eprintln!("fairway: {error}");
+            ExitCode::from(outcome::USAGE)
+        }
+        Err(error) => outcome::failed(error),
     }
 }

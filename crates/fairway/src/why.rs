@@ -21,13 +21,13 @@ pub(crate) fn run(arguments: &WhyArgs) -> ExitCode {
         Ok(question) => question,
         Err(error) => {
             eprintln!("fairway: {error}");
-            return ExitCode::from(2);
+            return ExitCode::from(outcome::USAGE);
         }
     };
     let world = settings_of(&arguments.cluster).and_then(|settings| read_world(&settings));
     let explanation = match world {
         Ok(world) => explain(&world, &question),
-        Err(error) => return outcome::failed(error),
+        Err(error) => return outcome::failed(outcome::words(&error)),
     };
     let printed = match arguments.output {
         Output::Text => Ok(explanation.to_string()),

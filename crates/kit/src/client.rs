@@ -32,7 +32,7 @@ pub enum ClientError {
         source: kube::config::InClusterError,
     },
     /// The configuration cannot be turned into a TLS client (bad certificate or key).
-    #[error("the API client cannot be built: {source}")]
+    #[error("the API client cannot be built: {}", crate::reason(source.as_ref()))]
     Build {
         /// What rustls or kube-rs says.
         source: Box<kube::Error>,

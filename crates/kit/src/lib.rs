@@ -9,14 +9,17 @@
 //! - [`admin`]: `/healthz`, `/readyz` and `/metrics` on their own port.
 //! - [`findings`]: what is wrong with objects, told on them as events.
 //! - [`logging`]: one format for all roles.
+//! - [`reason()`]: errors of the API client in a person's words.
 
 pub mod admin;
 pub mod client;
 pub mod findings;
 pub mod logging;
+mod reason;
 pub mod shutdown;
 pub mod watch;
 
 pub use client::{ClientError, ClientSource, connect};
+pub use reason::reason;
 pub use shutdown::{Shutdown, Trigger};
 pub use watch::{Snapshot, Watched};

@@ -158,7 +158,11 @@ async fn follow<K>(
             // Said once per outage: the state goes on being served, kube-rs retries with back-off.
             Err(error) if !failing => {
                 failing = true;
-                tracing::warn!(kind, %error, "watch interrupted; the last state stays in force while it is retried");
+                tracing::warn!(
+                    kind,
+                    error = crate::reason(&error),
+                    "watch interrupted; the last state stays in force while it is retried"
+                );
             }
             Err(_) => {}
         }

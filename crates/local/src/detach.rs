@@ -27,7 +27,22 @@ pub fn up_detached(
         .enable_all()
         .build()
         .map_err(|source| Error::System { action: "start the runtime", source })?;
-    runtime.block_on(follow(program, arguments, &log, reporter))
+    let outcome = runtime.block_on(follow(program, arguments, &log, reporter));
+    if outcome.is_err() {
+        forget_empty(&log, directories);
+    }
+    outcome
+}
+
+/// A start that was refused leaves no log of nothing; only what is empty goes.
+fn forget_empty(log: &Path, directories: &Directories) {
+    if std::fs::metadata(log).is_ok_and(|found| found.len() == 0) {
+        // Best effort: the error to tell is the one that made the start fail.
+        let _ = std::fs::remove_file(log);
+    }
+    for directory in [directories.logs(), directories.run.clone()] {
+        let _ = std::fs::remove_dir(directory);
+    }
 }
 
 async fn follow(

@@ -70,7 +70,7 @@ pub enum Error {
     #[error(transparent)]
     Client(#[from] fairway_kit::ClientError),
     /// The API server refused one of our own objects.
-    #[error("cannot create {object}: {source}")]
+    #[error("cannot create {object}: {}", fairway_kit::reason(source.as_ref()))]
     Object {
         /// Kind, namespace and name.
         object: String,

@@ -40,8 +40,11 @@ impl FileError {
 fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space",
-        io::ErrorKind::ReadOnlyFilesystem => "; choose a writable place with --state-dir",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a writable place with --state or --run",
         io::ErrorKind::PermissionDenied => "; run as root",
+        io::ErrorKind::NotADirectory => {
+            "; a part of that path is a file: choose another place with --state or --run"
+        }
         _ => "",
     }
 }

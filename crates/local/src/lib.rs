@@ -51,6 +51,6 @@ pub use preflight::{Problem, preflight};
 pub use process::MARK;
 pub use progress::{Event, EventKind, Reporter, Summary};
 pub use role::{Role, RunningRole, StopPhase, roles};
-pub use settings::{ClusterName, Directories, Flags, Node, Roots, Settings, SettingsError};
+pub use settings::{ClusterName, Directories, Flags, NODES_MAX, Node, Roots, Settings, SettingsError};
 pub use status::{Addresses, NodeStatus, Objects, PodStatus, ProcessStatus, Status, status};
 pub use up::{UpRequest, settle, up};

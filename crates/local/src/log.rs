@@ -41,7 +41,7 @@ impl RotatingLog {
     }
 }
 
-/// The last lines of a log, or nothing when there is none.
+/// The last lines of a log, or nothing when there is none; what is said again and again is one line.
 pub(crate) fn tail(path: &Path) -> String {
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;
@@ -52,7 +52,8 @@ pub(crate) fn tail(path: &Path) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = read().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.dedup();
     lines.get(lines.len().saturating_sub(TAIL_LINES_MAX)..).unwrap_or_default().join("\n")
 }
 

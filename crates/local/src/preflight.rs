@@ -14,6 +14,9 @@ use crate::process;
 use crate::settings::{Range, Settings};
 use crate::underlay::{conflict, owned_links};
 
+/// `linux/capability.h`: the twelfth bit.
+const CAP_NET_ADMIN: u64 = 1 << 12;
+
 /// One thing that has to be changed first, with what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
@@ -29,6 +32,14 @@ pub enum Problem {
         name: String,
         /// The supervisor.
         pid: u32,
+    },
+    /// Root of a user namespace, or root without its capabilities.
+    #[error(
+        "root has no rights over this machine's network ({reason}): run it as the machine's own root, in a container with --privileged"
+    )]
+    NoRights {
+        /// What was tried and the answer.
+        reason: String,
     },
     /// The kernel cannot do something.
     #[error("the kernel has no {feature}: {reason}; {remedy}")]
@@ -89,12 +100,41 @@ pub fn preflight(settings: &Settings) -> Vec<Problem> {
         // Its ranges and port are in use by itself.
         return vec![Problem::Running { name: settings.name.to_string(), pid }];
     }
+    if let Err(problem) = rights() {
+        return vec![problem];
+    }
     let mut problems = kernel_features();
     problems.extend(ranges_in_use(settings));
     problems.extend(port_taken_by_others(settings));
-    problems.extend(unusable_directory(&directories.state, "--state-dir"));
-    problems.extend(unusable_directory(&directories.run, "--run-dir"));
+    problems.extend(unusable_directory(&directories.state, "--state"));
+    problems.extend(unusable_directory(&directories.run, "--run"));
     problems
+}
+
+/// Whether the host's own network may be changed: everything else would be refused for this one reason, too.
+fn rights() -> Result<(), Problem> {
+    let refused = |reason: String| Problem::NoRights { reason };
+    let tried = Netns::host().and_then(|host| Links::open(&host));
+    match tried {
+        Err(error) if error.kind() == Some(std::io::ErrorKind::PermissionDenied) => {
+            return Err(refused(
+                "its network namespace cannot be entered: CAP_SYS_ADMIN is missing".to_owned(),
+            ));
+        }
+        // Anything else is told by the looks that follow.
+        _ => {}
+    }
+    let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match effective_capabilities(&own) {
+        Some(held) if held & CAP_NET_ADMIN == 0 => Err(refused("CAP_NET_ADMIN is missing".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// The set in the text of `/proc/<pid>/status` (capabilities(7)).
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(digits.trim(), 16).ok()
 }
 
 /// Tries everything that a cluster needs in a namespace that goes away at once.
@@ -255,10 +295,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let problem = unusable_directory(&file.join("state"), "--state-dir").unwrap().to_string();
-        assert!(problem.contains("--state-dir") && problem.contains("file"), "{problem}");
-        assert_eq!(unusable_directory(&directory.path().join("a/b/c"), "--state-dir"), None);
+        let problem = unusable_directory(&file.join("state"), "--state").unwrap().to_string();
+        assert!(problem.contains("--state") && problem.contains("file"), "{problem}");
+        assert_eq!(unusable_directory(&directory.path().join("a/b/c"), "--state"), None);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_rights_of_a_process_are_read_from_its_status() {
+        let status = "Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000001000\nCapBnd:\t0\n";
+        assert_eq!(effective_capabilities(status), Some(CAP_NET_ADMIN));
+        assert_eq!(effective_capabilities("Name:\tx\n"), None);
+        assert_eq!(rights(), Ok(()));
     }
 
     #[test]

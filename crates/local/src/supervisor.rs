@@ -104,7 +104,12 @@ impl Supervisor {
             futures::future::join_all(members.map(|(_, trigger)| trigger.stop(grace(phase)))).await;
         }
         for role in self.shared.running().pids.values().filter(|role| role.role != "supervisor") {
-            tracing::warn!(role = role.role, name = role.name, pid = role.pid, "does not stop: killed");
+            tracing::info!(
+                role = role.role,
+                name = role.name,
+                pid = role.pid,
+                "did not stop in its time: killed"
+            );
             signal(role.pid, Signal::SIGKILL);
         }
     }

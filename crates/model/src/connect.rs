@@ -403,8 +403,9 @@ mod tests {
         let verdict =
             connect(&network, &frontends, &node, Source::Outside([1, 2, 3, 4].into()), to, &mut NoTrace);
         assert_eq!(outcome(&verdict), "10.244.1.1:8080");
-        assert_eq!(frontends.conflicts.len(), 1);
-        assert_eq!(&*frontends.conflicts[0].loser.service.name, "a-newer");
+        let conflicts: Vec<_> = frontends.conflicts().collect();
+        assert_eq!(conflicts.len(), 1);
+        assert_eq!(&*conflicts[0].loser.service.name, "a-newer");
     }
 
     #[test]

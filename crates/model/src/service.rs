@@ -46,6 +46,11 @@ impl fmt::Display for Protocol {
 pub struct PortNumber(NonZeroU16);
 
 impl PortNumber {
+    /// 1.
+    pub const MIN: Self = Self(NonZeroU16::MIN);
+    /// 65535.
+    pub const MAX: Self = Self(NonZeroU16::MAX);
+
     /// The port, if the number is one.
     pub fn new(number: i64) -> Option<Self> {
         u16::try_from(number).ok().and_then(NonZeroU16::new).map(Self)

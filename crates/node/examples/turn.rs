@@ -21,7 +21,7 @@ use fairway_model::{
 };
 use fairway_netfilter::{Family, Transaction};
 use fairway_node::change::update;
-use fairway_node::compile::{Place, compile};
+use fairway_node::compile::{Place, Replaced, Touched, compile_changed};
 use fairway_node::ruleset::Ruleset;
 
 const ENDPOINTS_EACH: u32 = 4;
@@ -76,21 +76,23 @@ fn main() {
         Node { name: "a".into(), addresses: Vec::new(), pod_ranges: Vec::new(), zone: None, ready: true };
     let place = Place { node: &node, family: Family::Ip, load_balancer_ranges: &[] };
     let mut network = Network::default();
-    for number in 0..services {
-        let service = service(number, number * ENDPOINTS_EACH);
-        network.services.insert(service.key.clone(), Arc::new(service));
-    }
+    let mut frontends = Frontends::default();
     let mut installed = Ruleset::empty(Family::Ip);
     let mut times: Vec<[Duration; 4]> = Vec::new();
     for round in 0..=ROUNDS {
-        if round > 0 {
-            let changed = service(round, 1_000_000 + round * ENDPOINTS_EACH);
-            network.services.insert(changed.key.clone(), Arc::new(changed));
-        }
+        let changed: Vec<Service> = match round {
+            0 => (0..services).map(|number| service(number, number * ENDPOINTS_EACH)).collect(),
+            _ => vec![service(round, 1_000_000 + round * ENDPOINTS_EACH)],
+        };
         let started = Instant::now();
-        let frontends = Frontends::build(&network);
+        let mut touched = Touched::default();
+        for after in changed.into_iter().map(Arc::new) {
+            let before = network.services.insert(after.key.clone(), after.clone());
+            touched.frontends.extend(frontends.replace(before.as_deref(), Some(&after)));
+            touched.services.push(Replaced { before, after: Some(after) });
+        }
         let built = started.elapsed();
-        let compiled = compile(&network, &frontends, &place, &installed);
+        let compiled = compile_changed(&network, &frontends, &place, &installed, &touched);
         let compiled_at = started.elapsed();
         let change = update(&installed, &compiled);
         let compared = started.elapsed();

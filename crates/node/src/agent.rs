@@ -1,8 +1,8 @@
 //! The loop: objects → model → rules → kernel.
 //!
 //! ```text
-//! watches ──► World::update ──► Frontends::build ──► compile ──► change::update ──► one transaction ──► addresses, ARP
-//!                                                      │ (start, failure, drift: change::repair against what was read)
+//! watches ──► World::update ──► compile_changed ──► change::update ──► one transaction ──► addresses, ARP
+//!                                      │ (start, failure, drift: change::repair against what was read)
 //! ```
 //!
 //! A lone change is applied at once; what arrives meanwhile is taken together in the next turn. A failed transaction leaves the old rules in
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use fairway_ingest::Diagnostic;
 use fairway_kit::findings::Recorder;
 use fairway_kit::{Shutdown, Watched};
-use fairway_model::{Frontends, Node, NodeName, ServiceKey};
+use fairway_model::{Node, NodeName, ServiceKey};
 use fairway_netfilter::Family;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 
 use crate::change;
-use crate::compile::{Place, compile};
+use crate::compile::{Place, compile_changed};
 use crate::findings::findings;
 use crate::kernel::{Kernel, KernelError};
 use crate::metrics::{Metrics, Sync};
@@ -182,10 +182,10 @@ impl Agent {
         let started = Instant::now();
         let changes = self.world.update(delivered);
         self.metrics.changed(&changes);
-        let frontends = Frontends::build(self.world.network());
-        self.tell(&changes, &frontends, delivered);
+        self.tell(&changes, delivered);
         let unknown = unknown_node(&self.node);
-        let node = self.world.network().nodes.get(&self.node).map_or(&unknown, std::convert::AsRef::as_ref);
+        let (network, frontends) = (self.world.network(), self.world.frontends());
+        let node = network.nodes.get(&self.node).map_or(&unknown, std::convert::AsRef::as_ref);
         let compiled: Vec<Ruleset> = self
             .rulesets
             .iter()
@@ -195,7 +195,7 @@ impl Agent {
                     family: installed.family,
                     load_balancer_ranges: &self.load_balancer.ranges,
                 };
-                compile(self.world.network(), &frontends, &place, installed)
+                compile_changed(network, frontends, &place, installed, &changes.touched)
             })
             .collect();
         let sync = if self.trusted { Sync::Partial } else { Sync::Full };
@@ -222,7 +222,7 @@ impl Agent {
                 for ruleset in &self.rulesets {
                     self.metrics.cut_flows(self.kernel.cut_stale_flows(ruleset)?);
                 }
-                let frontends: usize = self.rulesets.iter().map(|ruleset| ruleset.frontends.len()).sum();
+                let frontends: usize = self.rulesets.iter().map(|ruleset| ruleset.frontends().len()).sum();
                 tracing::info!(frontends, changed, "rules read back and in force");
             }
             Sync::Partial => {
@@ -247,7 +247,7 @@ impl Agent {
     }
 
     /// Tells on the Services themselves what is wrong with them.
-    fn tell(&mut self, changes: &Changes, frontends: &Frontends, delivered: &Delivered) {
+    fn tell(&mut self, changes: &Changes, delivered: &Delivered) {
         for (key, problems) in &changes.problems {
             match problems.is_empty() {
                 true => self.problems.remove(key),
@@ -260,7 +260,7 @@ impl Agent {
                 .find(&key.namespace, &key.name)
                 .and_then(|object| object.metadata.uid.as_deref())
         };
-        self.events.report(findings(&self.problems, frontends.conflicts.iter().cloned(), uid));
+        self.events.report(findings(&self.problems, self.world.frontends().conflicts(), uid));
     }
 }
 

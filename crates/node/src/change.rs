@@ -3,15 +3,17 @@
 //! [`update`] goes from one compiled ruleset to the next and touches only what differs. [`repair`] starts from what was read from the kernel,
 //! whatever that is: a table of an earlier run of this program, a damaged one, or none.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use fairway_model::{Frontend, PortNumber, Protocol};
 use fairway_netfilter::conntrack::FlowFilters;
 use fairway_netfilter::{
     Chain, Command, Comment, Element, Flow, FlowFilter, InstalledTable, Name, Rule, Set, Table, Transaction,
 };
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem as MapDiff;
+use imbl::ordset::DiffItem as SetDiff;
 
 use crate::layout;
 use crate::ruleset::{
@@ -27,44 +29,59 @@ pub struct Change {
     pub stale_flows: FlowFilters,
 }
 
-/// From `old` to `new`, of the same family.
+/// From `old` to `new`, of the same family; `new` is best a changed copy of `old`, then what they share is not looked at.
 pub fn update(old: &Ruleset, new: &Ruleset) -> Change {
     let mut delta = Delta::default();
     let mut stale = Vec::new();
-    for frontend in union(&old.frontends, &new.frontends) {
-        let before = old.frontends.get(frontend).map(Arc::as_ref);
-        let after = new.frontends.get(frontend).map(Arc::as_ref);
-        if before != after {
-            let elements = |rules: Option<&FrontendRules>| {
-                rules.map(|rules| rules.elements(frontend)).unwrap_or_default()
-            };
-            delta.between(elements(before), elements(after));
-            stale.extend(stale_flows(frontend, before, after));
+    for item in old.frontends().diff(new.frontends()) {
+        let (frontend, before, after) = match item {
+            MapDiff::Add(frontend, after) => (frontend, None, Some(after.as_ref())),
+            MapDiff::Update { old: (frontend, before), new: (_, after) } => {
+                (frontend, Some(before.as_ref()), Some(after.as_ref()))
+            }
+            MapDiff::Remove(frontend, before) => (frontend, Some(before.as_ref()), None),
+        };
+        let elements =
+            |rules: Option<&FrontendRules>| rules.map(|rules| rules.elements(frontend)).unwrap_or_default();
+        delta.between(elements(before), elements(after));
+        stale.extend(stale_flows(frontend, before, after));
+    }
+    for (set, old, new) in [
+        (layout::CLUSTER_IPS, &old.cluster_ips, &new.cluster_ips),
+        (layout::ANNOUNCED, &old.announced, &new.announced),
+    ] {
+        for item in old.diff(new) {
+            match item {
+                SetDiff::Add(address) => delta.add(address_member(set.clone(), *address)),
+                SetDiff::Remove(address) => delta.delete(address_member(set.clone(), *address)),
+            }
         }
     }
-    delta.between(placed_members(old), placed_members(new));
+    let (came, went) = keys_changed(old.hairpin(), new.hairpin());
+    came.into_iter().for_each(|address| delta.add(hairpin_member(address)));
+    went.into_iter().for_each(|address| delta.delete(hairpin_member(address)));
     if old.ranges != new.ranges {
         delta.between(old.ranges.elements(), new.ranges.elements());
     }
-    let (old_chains, new_chains) = (old.chains(), new.chains());
+    let (needed, unneeded) = keys_changed(old.chains(), new.chains());
     let mut transaction = Transaction::new(layout::table(new.family));
-    new_chains.difference(&old_chains).for_each(|chain| add_balance_chain(&mut transaction, *chain));
+    needed.into_iter().for_each(|chain| add_balance_chain(&mut transaction, chain));
     delta.push_to(&mut transaction);
-    for chain in old_chains.difference(&new_chains) {
-        remove_chain(&mut transaction, &chain.name());
-    }
+    unneeded.into_iter().for_each(|chain| remove_chain(&mut transaction, &chain.name()));
     Change { transaction, stale_flows: stale.into_iter().collect() }
 }
 
-/// The keys of both, each once, in order.
-fn union<'a, K: Ord, V>(old: &'a BTreeMap<K, V>, new: &'a BTreeMap<K, V>) -> impl Iterator<Item = &'a K> {
-    old.keys().chain(new.keys().filter(|key| !old.contains_key(key)))
-}
-
-fn placed_members(ruleset: &Ruleset) -> Vec<Placed> {
-    let cluster_ips = ruleset.cluster_ips.iter().map(|ip| address_member(layout::CLUSTER_IPS, *ip));
-    let announced = ruleset.announced.iter().map(|ip| address_member(layout::ANNOUNCED, *ip));
-    cluster_ips.chain(announced).chain(ruleset.hairpin.iter().map(|ip| hairpin_member(*ip))).collect()
+/// Keys that only the new map has, and those that only the old one has.
+fn keys_changed<K: Ord + Copy>(old: &OrdMap<K, u32>, new: &OrdMap<K, u32>) -> (Vec<K>, Vec<K>) {
+    let (mut came, mut went) = (Vec::new(), Vec::new());
+    for item in old.diff(new) {
+        match item {
+            MapDiff::Add(key, _) => came.push(*key),
+            MapDiff::Remove(key, _) => went.push(*key),
+            MapDiff::Update { .. } => {}
+        }
+    }
+    (came, went)
 }
 
 /// UDP clients keep their source port, so their flow would stay with an endpoint that left, or with the refusal of a Service that had none.
@@ -97,7 +114,7 @@ pub fn is_stale(flow: &Flow, ruleset: &Ruleset) -> bool {
     else {
         return false;
     };
-    let at = |address| ruleset.frontends.get(&Frontend { address, protocol: Protocol::Udp, port });
+    let at = |address| ruleset.frontends().get(&Frontend { address, protocol: Protocol::Udp, port });
     // A flow that was not rewritten is to a port of this node itself, unless it is to a Service's own address.
     let node_port = || at(None).filter(|_| flow.reply.source != to);
     at(Some(to.ip()))
@@ -139,12 +156,16 @@ impl Delta {
     fn between(&mut self, old: impl IntoIterator<Item = Placed>, new: impl IntoIterator<Item = Placed>) {
         let old: BTreeSet<Placed> = old.into_iter().collect();
         let new: BTreeSet<Placed> = new.into_iter().collect();
-        for (set, element) in old.difference(&new) {
-            self.delete.entry(set.clone()).or_default().push(element.clone());
-        }
-        for (set, element) in new.difference(&old) {
-            self.add.entry(set.clone()).or_default().push(element.clone());
-        }
+        old.difference(&new).for_each(|placed| self.delete(placed.clone()));
+        new.difference(&old).for_each(|placed| self.add(placed.clone()));
+    }
+
+    fn add(&mut self, (set, element): Placed) {
+        self.add.entry(set).or_default().push(element);
+    }
+
+    fn delete(&mut self, (set, element): Placed) {
+        self.delete.entry(set).or_default().push(element);
     }
 
     /// Deletes before it adds: a key that gets another value is free by then.
@@ -169,7 +190,7 @@ pub fn repair(installed: &Installed, wanted: &Ruleset) -> Transaction {
     let mut transaction = Transaction::new(layout::table(family));
     let sets = layout::sets(family);
     let mut chains: Vec<Chain> = layout::chains();
-    let balance = wanted.chains();
+    let balance: Vec<BalanceChain> = wanted.chains().keys().copied().collect();
     chains.extend(balance.iter().map(|chain| Chain {
         name: chain.name(),
         base: None,
@@ -259,6 +280,8 @@ fn repair_table(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use fairway_model::{Frontends, Network, Service};
     use fairway_netfilter::Family;
 

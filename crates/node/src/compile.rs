@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use fairway_model::connect::{Masquerade, allowed_sources, effective_policy, source_seen};
 use fairway_model::{
-    Claim, Empty, Endpoint, FrontendKind, Frontends, Network, NoTrace, Node, PortEndpoint, Selection,
-    Service, ServicePort, Source, SourceAddress, VirtualIps, select,
+    Claim, Empty, Endpoint, Frontend, FrontendKind, Frontends, Network, NoTrace, Node, NodeName,
+    PortEndpoint, Selection, Service, ServicePort, Source, SourceAddress, VirtualIps, select,
 };
 use fairway_netfilter::{Comment, Family};
+use imbl::OrdSet;
 use ipnet::IpNet;
 
 use crate::ruleset::{FrontendRules, Outcome, Ranges, Ruleset};
@@ -29,34 +30,124 @@ pub struct Place<'a> {
     pub load_balancer_ranges: &'a [IpNet],
 }
 
+/// What is different from the last time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Each Service that changed, as it was and as it is.
+    pub services: Vec<Replaced>,
+    /// What they claim or claimed: see [`Frontends::replace`].
+    pub frontends: BTreeSet<Frontend>,
+    /// Nodes that changed.
+    pub nodes: BTreeSet<NodeName>,
+}
+
+/// A Service that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// As it was; `None`: it is new.
+    pub before: Option<Arc<Service>>,
+    /// As it is; `None`: it is gone.
+    pub after: Option<Arc<Service>>,
+}
+
+impl Touched {
+    /// Whether a node or a load-balancer Service is among it: only these decide who announces an address.
+    fn may_move_addresses(&self) -> bool {
+        let has_addresses = |service: &Option<Arc<Service>>| {
+            let ips = service.as_ref().and_then(|service| service.virtual_ips());
+            ips.is_some_and(|ips| !ips.load_balancer.is_empty())
+        };
+        !self.nodes.is_empty()
+            || self.services.iter().any(|one| has_addresses(&one.before) || has_addresses(&one.after))
+    }
+}
+
 /// The rules for `place` in `network`. `installed` gives the slots: an endpoint that stays keeps its slot, so that a change
 /// costs as many elements as endpoints changed.
 pub fn compile(network: &Network, frontends: &Frontends, place: &Place<'_>, installed: &Ruleset) -> Ruleset {
-    let Place { node, family, load_balancer_ranges } = *place;
-    let mut compiled = Ruleset::empty(family);
-    compiled.ranges = ranges(network, family);
+    let mut compiled = Ruleset::empty(place.family);
+    compiled.ranges = ranges(network, place.family);
     for (frontend, claim) in &frontends.owners {
-        if frontend.address.is_some_and(|address| !is_of(family, address)) {
-            continue;
-        }
-        let Some((service, port, ips)) = owner(network, claim) else { continue };
-        let before = installed.frontends.get(frontend);
-        let rules = Compiling { network, node, family, service, port, ips, kind: claim.kind }
-            .rules(before.map(Arc::as_ref));
-        let here = port.endpoints.iter().map(|one| &one.endpoint).filter(|endpoint| is_on(node, endpoint));
-        compiled
-            .hairpin
-            .extend(here.map(|endpoint| endpoint.address).filter(|address| is_of(family, *address)));
-        let unchanged = before.filter(|before| ***before == rules);
-        compiled.frontends.insert(*frontend, unchanged.cloned().unwrap_or_else(|| Arc::new(rules)));
+        compiled.put(*frontend, rules_of(network, place, frontend, claim, installed));
+    }
+    for service in network.services.values() {
+        hairpins(place, service).for_each(|address| compiled.add_hairpin(address));
     }
     let cluster_ips = frontends.addresses.iter().filter(|(_, kind)| **kind == FrontendKind::ClusterIp);
-    compiled.cluster_ips =
-        cluster_ips.map(|(address, _)| *address).filter(|address| is_of(family, *address)).collect();
-    let ours = |address: &IpAddr| load_balancer_ranges.iter().any(|range| range.contains(address));
-    let announced = fairway_model::announce::announced_by(network, &node.name).filter(ours);
-    compiled.announced = announced.filter(|address| is_of(family, *address)).collect();
+    let cluster_ips = cluster_ips.map(|(address, _)| *address);
+    compiled.cluster_ips = cluster_ips.filter(|address| is_of(place.family, *address)).collect();
+    compiled.announced = announced(network, place);
     compiled
+}
+
+/// As [`compile`], where `installed` was compiled before what is `touched` changed: at the cost of the change.
+pub fn compile_changed(
+    network: &Network,
+    frontends: &Frontends,
+    place: &Place<'_>,
+    installed: &Ruleset,
+    touched: &Touched,
+) -> Ruleset {
+    if touched.nodes.contains(&place.node.name) {
+        // Which endpoints are local and which hints apply may be different for every Service.
+        return compile(network, frontends, place, installed);
+    }
+    let mut compiled = installed.clone();
+    compiled.ranges = ranges(network, place.family);
+    for frontend in &touched.frontends {
+        let claim = frontends.owners.get(frontend);
+        let rules = claim.and_then(|claim| rules_of(network, place, frontend, claim, installed));
+        compiled.put(*frontend, rules);
+        let Some(address) = frontend.address.filter(|address| is_of(place.family, *address)) else {
+            continue;
+        };
+        match frontends.addresses.get(&address) {
+            Some(FrontendKind::ClusterIp) => compiled.cluster_ips.insert(address),
+            _ => compiled.cluster_ips.remove(&address),
+        };
+    }
+    for Replaced { before, after } in &touched.services {
+        let of = |service| hairpins(place, service);
+        after.iter().flat_map(|service| of(service)).for_each(|address| compiled.add_hairpin(address));
+        before.iter().flat_map(|service| of(service)).for_each(|address| compiled.remove_hairpin(address));
+    }
+    if touched.may_move_addresses() {
+        compiled.announced = announced(network, place);
+    }
+    compiled
+}
+
+/// The rules of a frontend; `None` when it is not of this family. What did not change is shared with `installed`.
+fn rules_of(
+    network: &Network,
+    place: &Place<'_>,
+    frontend: &Frontend,
+    claim: &Claim,
+    installed: &Ruleset,
+) -> Option<Arc<FrontendRules>> {
+    let Place { node, family, .. } = *place;
+    if frontend.address.is_some_and(|address| !is_of(family, address)) {
+        return None;
+    }
+    let (service, port, ips) = owner(network, claim)?;
+    let before = installed.frontends().get(frontend);
+    let rules = Compiling { network, node, family, service, port, ips, kind: claim.kind }
+        .rules(before.map(Arc::as_ref));
+    let unchanged = before.filter(|before| ***before == rules);
+    Some(unchanged.cloned().unwrap_or_else(|| Arc::new(rules)))
+}
+
+/// Endpoints of a balanced Service on this node: they may reach themselves through it.
+fn hairpins<'a>(place: &'a Place<'_>, service: &'a Service) -> impl Iterator<Item = IpAddr> + 'a {
+    let balanced = service.virtual_ips().is_some().then_some(&service.endpoints);
+    let here = balanced.into_iter().flatten().filter(|endpoint| is_on(place.node, endpoint));
+    here.map(|endpoint| endpoint.address).filter(|address| is_of(place.family, *address))
+}
+
+fn announced(network: &Network, place: &Place<'_>) -> OrdSet<IpAddr> {
+    let ours = |address: &IpAddr| place.load_balancer_ranges.iter().any(|range| range.contains(address));
+    let announced = fairway_model::announce::announced_by(network, &place.node.name).filter(ours);
+    announced.filter(|address| is_of(place.family, *address)).collect()
 }
 
 fn owner<'a>(network: &'a Network, claim: &Claim) -> Option<(&'a Service, &'a ServicePort, &'a VirtualIps)> {
@@ -230,7 +321,7 @@ mod tests {
                 .map_or(String::new(), |rules| format!(" | outside {}", outcome(rules)));
             format!("{}:{} {}{outside}", address(frontend), frontend.port, outcome(&rules.outcome))
         };
-        ruleset.frontends.iter().map(line).collect()
+        ruleset.frontends().iter().map(line).collect()
     }
 
     #[test]
@@ -253,12 +344,12 @@ mod tests {
             ]
         );
         assert_eq!(
-            ruleset.hairpin,
-            BTreeSet::from([[10, 244, 1, 5].into()]),
+            ruleset.hairpin().keys().copied().collect::<Vec<IpAddr>>(),
+            [IpAddr::from([10, 244, 1, 5])],
             "the other runs on another node"
         );
-        assert_eq!(ruleset.cluster_ips, BTreeSet::from([[10, 96, 0, 20].into()]));
-        assert_eq!(ruleset.frontends.values().next().unwrap().label.as_str(), "shop/web:http");
+        assert_eq!(ruleset.cluster_ips, OrdSet::unit([10, 96, 0, 20].into()));
+        assert_eq!(ruleset.frontends().values().next().unwrap().label.as_str(), "shop/web:http");
 
         example::virtual_ips(&mut service).external_policy = TrafficPolicy::Local;
         let local = format!("{both} | outside 10.244.1.5:8080");

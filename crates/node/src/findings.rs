@@ -66,10 +66,10 @@ fn describe(conflict: &Conflict) -> String {
             "{what} is claimed by two ports of the Service; only the first gets traffic there: change one of them"
         );
     }
-    let why = if winner.kind == loser.kind {
-        "is older and keeps it"
-    } else {
-        "has the stronger claim and keeps it"
+    let why = match winner.kind == loser.kind {
+        true if winner.created_s < loser.created_s => "is older and keeps it",
+        true => "was created in the same second, comes first by name, and keeps it",
+        false => "has the stronger claim and keeps it",
     };
     format!(
         "{what} is also claimed by Service {}, which {why}; this Service gets no traffic there: change one of them",
@@ -101,7 +101,7 @@ mod tests {
             problem: Problem::UnusableAddress("127.0.0.1".into()),
         };
         let problems = BTreeMap::from([(ServiceKey::new("shop", "older"), vec![diagnostic])]);
-        let found = findings(&problems, Frontends::build(&network).conflicts, |key| {
+        let found = findings(&problems, Frontends::build(&network).conflicts(), |key| {
             (&*key.name == "older").then_some("uid-1")
         });
         let told: Vec<_> =

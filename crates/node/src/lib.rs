@@ -10,7 +10,7 @@
 //!
 //! - [`layout`]: the fixed table: sets, base chains, rules
 //! - [`ruleset`]: what varies, as data, and the kernel elements that it stands for
-//! - [`compile`](mod@compile): model → ruleset
+//! - [`compile`](mod@compile): model → ruleset, whole or only what a change touched
 //! - [`change`]: ruleset → ruleset as one transaction; and from anything installed (adoption, drift)
 //! - [`findings`](mod@findings): what is wrong with Services, as events on them
 //! - [`world`]: snapshots of the watches → model, at the cost of the difference
@@ -23,6 +23,8 @@ pub mod compile;
 mod example;
 pub mod findings;
 pub mod kernel;
+#[cfg(test)]
+mod law;
 pub mod layout;
 pub mod metrics;
 pub mod ruleset;

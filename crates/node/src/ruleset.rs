@@ -1,28 +1,29 @@
 //! What the kernel of one node is told, as data: the result of [`crate::compile`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_model::{Frontend, Protocol};
 use fairway_netfilter::{Comment, Data, Element, Family, Name, Verdict};
+use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
 use crate::layout;
 
-/// Everything that depends on Services, for one address family.
+/// Everything that depends on Services, for one address family. Made of persistent maps: a changed copy costs the change, and so does comparing the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
     /// The family.
     pub family: Family,
-    /// What happens at each frontend.
-    pub frontends: BTreeMap<Frontend, Arc<FrontendRules>>,
+    frontends: OrdMap<Frontend, Arc<FrontendRules>>,
+    /// How many frontends need each chain.
+    chains: OrdMap<BalanceChain, u32>,
+    /// Addresses of endpoints on this node, and how many Services have each.
+    hairpin: OrdMap<IpAddr, u32>,
     /// Cluster IPs in use: their other ports are rejected.
-    pub cluster_ips: BTreeSet<IpAddr>,
-    /// Addresses of endpoints on this node.
-    pub hairpin: BTreeSet<IpAddr>,
+    pub cluster_ips: OrdSet<IpAddr>,
     /// Load-balancer addresses that this node answers for.
-    pub announced: BTreeSet<IpAddr>,
+    pub announced: OrdSet<IpAddr>,
     /// Ranges, which change only with the configuration.
     pub ranges: Ranges,
 }
@@ -248,17 +249,52 @@ impl Ruleset {
     pub fn empty(family: Family) -> Self {
         Self {
             family,
-            frontends: BTreeMap::new(),
-            cluster_ips: BTreeSet::new(),
-            hairpin: BTreeSet::new(),
-            announced: BTreeSet::new(),
+            frontends: OrdMap::new(),
+            chains: OrdMap::new(),
+            hairpin: OrdMap::new(),
+            cluster_ips: OrdSet::new(),
+            announced: OrdSet::new(),
             ranges: Ranges::default(),
         }
     }
 
-    /// The chains that its frontends need.
-    pub fn chains(&self) -> BTreeSet<BalanceChain> {
-        self.frontends.iter().flat_map(|(frontend, rules)| rules.chains(frontend)).collect()
+    /// What happens at each frontend.
+    pub fn frontends(&self) -> &OrdMap<Frontend, Arc<FrontendRules>> {
+        &self.frontends
+    }
+
+    /// The chains that its frontends need, and how many need each.
+    pub fn chains(&self) -> &OrdMap<BalanceChain, u32> {
+        &self.chains
+    }
+
+    /// Addresses of endpoints on this node, and how many Services have each.
+    pub fn hairpin(&self) -> &OrdMap<IpAddr, u32> {
+        &self.hairpin
+    }
+
+    /// Says what happens at a frontend; `None`: nothing of ours.
+    pub fn put(&mut self, frontend: Frontend, rules: Option<Arc<FrontendRules>>) {
+        for chain in rules.iter().flat_map(|rules| rules.chains(&frontend)) {
+            count(&mut self.chains, chain);
+        }
+        let before = match rules {
+            Some(rules) => self.frontends.insert(frontend, rules),
+            None => self.frontends.remove(&frontend),
+        };
+        for chain in before.iter().flat_map(|rules| rules.chains(&frontend)) {
+            discount(&mut self.chains, chain);
+        }
+    }
+
+    /// One more Service has this endpoint on this node.
+    pub fn add_hairpin(&mut self, address: IpAddr) {
+        count(&mut self.hairpin, address);
+    }
+
+    /// One Service fewer has it.
+    pub fn remove_hairpin(&mut self, address: IpAddr) {
+        discount(&mut self.hairpin, address);
     }
 
     /// All kernel elements.
@@ -267,8 +303,20 @@ impl Ruleset {
         of_frontends
             .chain(self.cluster_ips.iter().map(|ip| address_member(layout::CLUSTER_IPS, *ip)))
             .chain(self.announced.iter().map(|ip| address_member(layout::ANNOUNCED, *ip)))
-            .chain(self.hairpin.iter().map(|ip| hairpin_member(*ip)))
+            .chain(self.hairpin.keys().map(|ip| hairpin_member(*ip)))
             .chain(self.ranges.elements())
+    }
+}
+
+fn count<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
+    *counts.entry(key).or_insert(0) += 1;
+}
+
+fn discount<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
+    match counts.get_mut(&key) {
+        Some(number) if *number > 1 => *number -= 1,
+        Some(_) => drop(counts.remove(&key)),
+        None => {}
     }
 }
 

@@ -6,14 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_ingest::Diagnostic;
+use fairway_ingest::index::{self, ServiceIndex};
 use fairway_kit::Snapshot;
 use fairway_kit::watch::ObjectKey;
-use fairway_model::{Cluster, Network, ServiceKey};
+use fairway_model::{Cluster, Frontends, Network, NodeName, ServiceKey};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+
+use crate::compile::{Replaced, Touched};
 
 /// When the pod change behind a slice happened, set by the EndpointSlice controller.
 const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -37,10 +40,11 @@ pub struct Delivered {
 #[derive(Debug)]
 pub struct World {
     network: Network,
+    frontends: Frontends,
+    index: ServiceIndex<ObjectKey>,
     services: Objects<core::Service>,
     slices: Objects<discovery::EndpointSlice>,
     nodes: Objects<core::Node>,
-    slices_of: BTreeMap<ServiceKey, BTreeSet<ObjectKey>>,
 }
 
 /// What an update changed.
@@ -54,6 +58,8 @@ pub struct Changes {
     pub triggered: Vec<Timestamp>,
     /// What is wrong with each Service that was read, or its slices; empty: nothing (any more).
     pub problems: BTreeMap<ServiceKey, Vec<Diagnostic>>,
+    /// What is different in the model.
+    pub touched: Touched,
 }
 
 impl World {
@@ -61,10 +67,11 @@ impl World {
     pub fn new(cluster: Cluster) -> Self {
         Self {
             network: Network { cluster, ..Network::default() },
+            frontends: Frontends::default(),
+            index: ServiceIndex::default(),
             services: OrdMap::new(),
             slices: OrdMap::new(),
             nodes: OrdMap::new(),
-            slices_of: BTreeMap::new(),
         }
     }
 
@@ -73,85 +80,74 @@ impl World {
         &self.network
     }
 
+    /// Its frontends.
+    pub fn frontends(&self) -> &Frontends {
+        &self.frontends
+    }
+
     /// Follows the objects.
     pub fn update(&mut self, objects: &Delivered) -> Changes {
         let mut changes = Changes::default();
-        let mut dirty = BTreeSet::new();
-        self.update_slices(&objects.slices.objects, &mut dirty, &mut changes);
-        for item in self.services.diff(&objects.services.objects) {
-            let (DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. }) =
-                item;
-            dirty.insert(ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() });
-            changes.services += 1;
+        self.count(objects, &mut changes);
+        for change in self.index.update(&objects.services.objects, &objects.slices.objects) {
+            self.take(change, &mut changes);
         }
-        self.services = objects.services.objects.clone();
-        for key in dirty {
-            let mut problems = Vec::new();
-            self.read_service(key.clone(), &mut problems);
-            changes.problems.insert(key, problems);
-        }
-        self.update_nodes(&objects.nodes.objects);
+        self.update_nodes(&objects.nodes.objects, &mut changes.touched.nodes);
         changes
     }
 
-    fn update_slices(
-        &mut self,
-        new: &Objects<discovery::EndpointSlice>,
-        dirty: &mut BTreeSet<ServiceKey>,
-        changes: &mut Changes,
-    ) {
-        let mut moves: Vec<(ObjectKey, Option<ServiceKey>, Option<ServiceKey>)> = Vec::new();
-        let owner = |slice: &Arc<discovery::EndpointSlice>| fairway_ingest::service::owner_of(slice);
-        for item in self.slices.diff(new) {
+    fn count(&mut self, objects: &Delivered, changes: &mut Changes) {
+        changes.services = self.services.diff(&objects.services.objects).map(|_| 1).sum();
+        for item in self.slices.diff(&objects.slices.objects) {
             changes.slices += 1;
-            match item {
-                DiffItem::Add(key, slice) => {
-                    changes.triggered.extend(triggered(slice));
-                    moves.push((key.clone(), None, owner(slice)));
-                }
-                DiffItem::Update { old: (_, old), new: (key, slice) } => {
-                    changes.triggered.extend(triggered(slice));
-                    moves.push((key.clone(), owner(old), owner(slice)));
-                }
-                DiffItem::Remove(key, slice) => moves.push((key.clone(), owner(slice), None)),
+            if let DiffItem::Add(_, slice) | DiffItem::Update { new: (_, slice), .. } = item {
+                changes.triggered.extend(triggered(slice));
             }
         }
-        for (key, from, to) in moves {
-            if let Some(from) = from {
-                if let Some(slices) = self.slices_of.get_mut(&from) {
-                    slices.remove(&key);
-                    if slices.is_empty() {
-                        self.slices_of.remove(&from);
-                    }
-                }
-                dirty.insert(from);
-            }
-            if let Some(to) = to {
-                self.slices_of.entry(to.clone()).or_default().insert(key);
-                dirty.insert(to);
-            }
-        }
-        self.slices = new.clone();
+        self.services = objects.services.objects.clone();
+        self.slices = objects.slices.objects.clone();
     }
 
-    fn read_service(&mut self, key: ServiceKey, diagnostics: &mut Vec<Diagnostic>) {
+    fn take(&mut self, change: index::Change, changes: &mut Changes) {
+        let index::Change { key, service, mut diagnostics } = change;
         let object =
             self.services.get(&ObjectKey { namespace: key.namespace.clone(), name: key.name.clone() });
-        let object = object.filter(|object| !has_other_proxy(object));
-        let keys = self.slices_of.get(&key);
-        let slices = keys.into_iter().flatten().filter_map(|slice| self.slices.get(slice)).map(Arc::as_ref);
-        match object.and_then(|object| fairway_ingest::service::service(object, slices, diagnostics)) {
-            Some(service) => self.network.services.insert(key, Arc::new(service)),
+        let is_ours = object.is_some_and(|object| !has_other_proxy(object));
+        if !is_ours {
+            diagnostics.clear();
+        }
+        changes.problems.insert(key.clone(), diagnostics);
+        let after = service.filter(|_| is_ours);
+        let before = match &after {
+            Some(service) => self.network.services.insert(key, service.clone()),
             None => self.network.services.remove(&key),
         };
+        if before != after {
+            let touched = self.frontends.replace(before.as_deref(), after.as_deref());
+            changes.touched.frontends.extend(touched);
+            changes.touched.services.push(Replaced { before, after });
+        }
     }
 
-    fn update_nodes(&mut self, new: &Objects<core::Node>) {
-        if self.nodes.ptr_eq(new) {
-            return;
+    /// Nodes say every few seconds that they are alive; only what the model has of them counts.
+    fn update_nodes(&mut self, new: &Objects<core::Node>, touched: &mut BTreeSet<NodeName>) {
+        for item in self.nodes.diff(new) {
+            let (key, object) = match item {
+                DiffItem::Add(key, object) | DiffItem::Update { new: (key, object), .. } => {
+                    (key, Some(object))
+                }
+                DiffItem::Remove(key, _) => (key, None),
+            };
+            let name = NodeName::from(&*key.name);
+            let after = object.and_then(|object| fairway_ingest::node::node(object)).map(Arc::new);
+            let before = match &after {
+                Some(node) => self.network.nodes.insert(name.clone(), node.clone()),
+                None => self.network.nodes.remove(&name),
+            };
+            if before != after {
+                touched.insert(name);
+            }
         }
-        let nodes = new.values().filter_map(|object| fairway_ingest::node::node(object));
-        self.network.nodes = nodes.map(|node| (node.name.clone(), Arc::new(node))).collect();
         self.nodes = new.clone();
     }
 }
@@ -217,6 +213,7 @@ mod tests {
             let mut fresh = World::new(Cluster::default());
             fresh.update(objects);
             assert_eq!(world.network(), fresh.network(), "step {number}");
+            assert_eq!(world.frontends(), fresh.frontends(), "step {number}");
             if number == 3 {
                 assert_eq!(endpoints(&world, "a"), ["10.0.0.3:8080"]);
                 assert_eq!(endpoints(&world, "b"), ["10.0.0.1:8080"]);

@@ -138,7 +138,7 @@ fn classify(error: kube::Error) -> ClusterError {
     match &error {
         // 409 comes from the uid in the request: another pod has the name.
         kube::Error::Api(status) if matches!(status.code, 404 | 409) => ClusterError::Gone,
-        _ => ClusterError::Failed(error.to_string()),
+        _ => ClusterError::Failed(fairway_kit::reason(&error)),
     }
 }
 

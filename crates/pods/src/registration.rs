@@ -156,7 +156,11 @@ pub(crate) async fn keep_alive(client: kube::Client, config: Config, shutdown: S
                 RENEW
             }
             Err(error) => {
-                tracing::debug!(%error, node = config.node_name, "the node could not report to the API server; trying again");
+                tracing::debug!(
+                    error = fairway_kit::reason(&error),
+                    node = config.node_name,
+                    "the node could not report to the API server; trying again"
+                );
                 round = 0;
                 RETRY
             }

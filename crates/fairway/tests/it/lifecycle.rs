@@ -1,5 +1,9 @@
 //! Up, down, twice, side by side.
 
+use std::os::unix::process::ExitStatusExt;
+
+use nix::libc;
+
 use crate::api::Api;
 use crate::cluster::{Cluster, eventually};
 use crate::machine::on_own_machine;
@@ -33,7 +37,9 @@ fn control_c_while_it_starts_leaves_nothing_either() {
             let supervisor = cluster.start();
             std::thread::sleep(std::time::Duration::from_millis(milliseconds));
             let status = supervisor.interrupt();
-            assert!(matches!(status.code(), Some(0 | 3 | 130)), "after {milliseconds} ms: {status}");
+            // Before it listens for signals it has made nothing, and the signal just ends it.
+            let ended = matches!(status.code(), Some(0 | 3)) || status.signal() == Some(libc::SIGINT);
+            assert!(ended, "after {milliseconds} ms: {status}");
             assert_eq!(cluster.remains(), [""; 0], "after {milliseconds} ms");
             assert_eq!(machine.network(), before, "after {milliseconds} ms");
         }

@@ -6,7 +6,7 @@
 //!                              └─ node b 10.200.0.3 ─── b1 10.244.2.5
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use fairway_model::{
 use fairway_netfilter::Family;
 use fairway_netns::{Links, Netns, Route, RouteKind, Veth, write_sysctl};
 use fairway_node::change;
-use fairway_node::compile::{Place, compile};
+use fairway_node::compile::{Place, Replaced, Touched, compile, compile_changed};
 use fairway_node::kernel::Kernel;
 use fairway_node::ruleset::Ruleset;
 use ipnet::IpNet;
@@ -150,6 +150,9 @@ pub(crate) struct Lab {
     pub(crate) nodes: BTreeMap<&'static str, Machine>,
     pub(crate) pods: BTreeMap<&'static str, Machine>,
     kernels: BTreeMap<&'static str, (Kernel, Ruleset)>,
+    /// What they were programmed from.
+    network: Network,
+    frontends: Frontends,
 }
 
 pub(crate) const PODS: [(&str, &str, &str); 3] =
@@ -192,15 +195,20 @@ impl Lab {
         for (kernel, nothing) in kernels.values_mut() {
             kernel.repair(std::slice::from_ref(nothing)).unwrap();
         }
-        Self { outside, nodes, pods, kernels }
+        Self { outside, nodes, pods, kernels, network: Network::default(), frontends: Frontends::default() }
     }
 
     /// Brings both nodes to this network, by the way of an agent that knows what it did before.
     pub(crate) fn program(&mut self, network: &Network) {
+        let touched = touched(&self.network, network, &mut self.frontends);
+        self.network = network.clone();
         for (name, (kernel, installed)) in &mut self.kernels {
-            let compiled = compiled(network, name, installed);
+            let node = &network.nodes[&NodeName::from(*name)];
+            let place = Place { node, family: Family::Ip, load_balancer_ranges: &[net(POOL)] };
+            let compiled = compile_changed(network, &self.frontends, &place, installed, &touched);
             kernel.apply(&change::update(installed, &compiled)).unwrap();
-            let new = kernel.answer_for(&compiled.announced, &[net(POOL)]).unwrap();
+            let announced = compiled.announced.iter().copied().collect();
+            let new = kernel.answer_for(&announced, &[net(POOL)]).unwrap();
             kernel.announce(&new, "eth0").unwrap();
             *installed = compiled;
         }
@@ -210,6 +218,22 @@ impl Lab {
     pub(crate) fn installed(&self, node: &str) -> &Ruleset {
         &self.kernels[node].1
     }
+}
+
+/// What is different in `new`.
+fn touched(old: &Network, new: &Network, frontends: &mut Frontends) -> Touched {
+    let mut touched = Touched::default();
+    let keys: BTreeSet<&ServiceKey> = old.services.keys().chain(new.services.keys()).collect();
+    for key in keys {
+        let (before, after) = (old.services.get(key).cloned(), new.services.get(key).cloned());
+        if before != after {
+            touched.frontends.extend(frontends.replace(before.as_deref(), after.as_deref()));
+            touched.services.push(Replaced { before, after });
+        }
+    }
+    let nodes = new.nodes.iter().filter(|(name, node)| old.nodes.get(*name) != Some(*node));
+    touched.nodes = nodes.map(|(name, _)| name.clone()).collect();
+    touched
 }
 
 /// The ruleset of a node.

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::Components;
-use crate::document::{Document, Object};
+use crate::document::Object;
 use crate::registry::Registry;
 
 /// The document at `/openapi/v2`.
@@ -54,13 +54,13 @@ fn member(mut members: Map<String, Value>, (name, value): (String, Value)) -> Ma
 /// The same document as the protobuf message `openapi.v2.Document`.
 pub fn v2_protobuf(document: &Value) -> Vec<u8> {
     let mut message = Message::default();
-    message.text(1, document.at(&["swagger"]));
+    message.text(1, &document["swagger"]);
     let mut info = Message::default();
-    info.text(1, document.at(&["info", "title"]));
-    info.text(2, document.at(&["info", "version"]));
+    info.text(1, document.pointer("/info/title").unwrap_or(&Value::Null));
+    info.text(2, document.pointer("/info/version").unwrap_or(&Value::Null));
     message.message(2, &info);
     message.message(8, &Message::default());
-    message.message(9, &named(document.at(&["definitions"])));
+    message.message(9, &named(&document["definitions"]));
     message.0
 }
 

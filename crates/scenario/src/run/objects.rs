@@ -20,7 +20,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Why something could not be done with an object.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("the API server: {0}")]
+    #[error("{}", fairway_kit::reason(.0.as_ref()))]
     Kube(#[from] Box<kube::Error>),
     #[error("the API server serves no kind \"{kind}\"")]
     NoKind { kind: String },

@@ -57,11 +57,11 @@ fn recall(seen: &mut Observation, status: &ContainerStatus) {
         message: it.message,
         attempt,
     };
-    seen.crashes = attempt;
+    // The restart count has the runs that were lost with the node among it, so it says nothing of crashes. As the kubelet does, an agent
+    // that starts counts them anew.
     if let Some(running) = state.running {
         seen.last = last.map(|last| ended(last, attempt.saturating_sub(1)));
-        // Lost unless PID 1 tells otherwise; that it was the node's fault must not delay its next start.
-        seen.crashes = 0;
+        // Lost unless PID 1 tells otherwise.
         seen.state = State::Ended(Ended {
             started_at: time(running.started_at),
             finished_at: now,
@@ -99,4 +99,30 @@ pub(super) fn ended_by(record: &ContainerRecord, message: Option<String>) -> Opt
         message,
         attempt: record.attempt,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::lifecycle::crash_delay;
+
+    #[test]
+    fn a_pod_that_was_lost_with_its_node_again_and_again_starts_at_once() {
+        let lost = json!({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}});
+        let states = [
+            ("it ran", json!({"running": {}}), json!({})),
+            ("it was lost just now", lost.clone(), json!({})),
+            ("it waited for its next start", json!({"waiting": {"reason": "CrashLoopBackOff"}}), lost),
+        ];
+        for (name, state, last) in states {
+            let status = json!({"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 17,
+                "state": state, "lastState": last});
+            let pod = json!({"spec": {"containers": [{"name": "main"}]}, "status": {"containerStatuses": [status]}});
+            let seen = observe(&serde_json::from_value(pod).unwrap());
+            let (_, main) = seen.containers.iter().next().unwrap();
+            assert_eq!((main.attempt, crash_delay(main.crashes)), (17, jiff::SignedDuration::ZERO), "{name}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ const HURRIED_GRACE_MS: u64 = 1000;
 
 /// A pod whose containers have ended keeps its network for so long: until every node has taken its address out of the rules, the
 /// kernel answers there for it with a reset, at once, where a missing route would leave clients waiting.
-const NETWORK_LINGER: std::time::Duration = std::time::Duration::from_millis(500);
+const NETWORK_LINGER: Duration = Duration::from_millis(500);
 
 impl Worker {
     pub(super) fn stop_container(&mut self, name: &str, grace: SignedDuration, reason: &StopReason) {
