@@ -93,6 +93,17 @@ fn roll_forward_and_back_numbers_the_revisions() {
 }
 
 #[test]
+fn no_event_tells_of_a_replica_set_that_begins_empty() {
+    let mut cluster = cluster(json!({"strategy": {"rollingUpdate": {"maxSurge": 0}}}));
+    cluster.converge();
+    image(&mut cluster, "v2");
+    cluster.converge();
+    let messages: Vec<&str> = cluster.notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert!(messages.iter().any(|message| message.contains("Scaled up")), "{messages:?}");
+    assert!(!messages.iter().any(|message| message.contains("from 0 to 0")), "{messages:?}");
+}
+
+#[test]
 fn history_is_pruned_to_its_limit() {
     let mut cluster = cluster(json!({"revisionHistoryLimit": 1}));
     for version in ["v1", "v2", "v3", "v4"] {

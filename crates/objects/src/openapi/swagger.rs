@@ -184,7 +184,7 @@ mod tests {
             "info": {"title": "T", "version": "1"},
             "definitions": {"A": {"type": "object", "x-a": ["b"], "required": ["c"]}},
         });
-        let want = b"\x0a\x032.0\x12\x06\x0a\x01T\x12\x011\x42\x00\x4a\x28\x0a\x26\x0a\x01A\x12\x21\
+        let want = b"\x0a\x032.0\x12\x06\x0a\x01T\x12\x011\x42\x00\x4a\x27\x0a\x25\x0a\x01A\x12\x20\
             \x9a\x01\x01c\xb2\x01\x08\x0a\x06object\xfa\x01\x0e\x0a\x03x-a\x12\x07\x12\x05[\"b\"]";
         let got = v2_protobuf(&document);
         assert_eq!(got.escape_ascii().to_string(), want.escape_ascii().to_string());

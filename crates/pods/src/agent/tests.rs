@@ -1,5 +1,6 @@
 //! Pods as data, driven through the whole runtime: real namespaces, real processes, no API server.
 
+mod forward;
 mod world;
 
 use std::time::{Duration, Instant};

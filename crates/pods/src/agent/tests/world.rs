@@ -316,7 +316,12 @@ impl World {
         self.try_exec_channels(path, input, close).await.expect("an upgrade")
     }
 
-    async fn try_exec_channels(&self, path: &str, input: &[u8], close: bool) -> Option<Output> {
+    /// A WebSocket over the kubelet socket, if the agent agrees.
+    pub(super) async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &str,
+    ) -> Option<tokio_tungstenite::WebSocketStream<UnixStream>> {
         let stream = UnixStream::connect(self.socket()).await.unwrap();
         let request = http::Request::get(format!("ws://node{path}"))
             .header("host", "node")
@@ -324,10 +329,14 @@ impl World {
             .header("upgrade", "websocket")
             .header("sec-websocket-version", "13")
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-            .header("sec-websocket-protocol", "v5.channel.k8s.io")
+            .header("sec-websocket-protocol", protocol)
             .body(())
             .unwrap();
-        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.ok()?;
+        tokio_tungstenite::client_async(request, stream).await.ok().map(|(socket, _)| socket)
+    }
+
+    async fn try_exec_channels(&self, path: &str, input: &[u8], close: bool) -> Option<Output> {
+        let mut socket = self.upgrade(path, "v5.channel.k8s.io").await?;
         let channel = |number: u8, bytes: &[u8]| Frame::Binary([&[number], bytes].concat().into());
         if !input.is_empty() {
             socket.send(channel(0, input)).await.unwrap();
