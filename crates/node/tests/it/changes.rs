@@ -4,7 +4,6 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
 
 use fairway_model::{Condition, Frontends, Node};
 use fairway_netfilter::Family;
@@ -12,7 +11,9 @@ use fairway_node::compile::{Place, compile};
 use fairway_node::kernel::Kernel;
 use fairway_node::ruleset::Ruleset;
 
-use crate::lab::{Lab, Machine, Outcome, cluster_ip, compiled, ip, net, read_greeting, service, with};
+use crate::lab::{
+    ANSWER_LIMIT, Lab, Machine, Outcome, cluster_ip, compiled, ip, net, read_greeting, service, with,
+};
 
 const READY: Condition = Condition::Ready;
 
@@ -82,7 +83,7 @@ fn no_connection_fails_while_endpoints_change_or_the_agent_is_replaced() {
         let load = scope.spawn(|| {
             client.run(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    let stream = TcpStream::connect_timeout(&service_address(), Duration::from_secs(1))?;
+                    let stream = TcpStream::connect_timeout(&service_address(), ANSWER_LIMIT)?;
                     read_greeting(&stream)?;
                     connections.fetch_add(1, Ordering::Relaxed);
                 }

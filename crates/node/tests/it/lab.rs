@@ -29,7 +29,9 @@ pub(crate) const POD_PORT: u16 = 8080;
 /// The load-balancer pool.
 pub(crate) const POOL: &str = "10.200.0.128/25";
 /// How long until an answer counts as missing.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(800);
+/// What was accepted is answered, however busy the machine is.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -115,7 +117,7 @@ impl Machine {
 
 /// A line of the pod's server.
 pub(crate) fn read_greeting(mut stream: &TcpStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     let mut line = Vec::new();
     let mut byte = [0];
     loop {
