@@ -145,9 +145,15 @@ impl Call<'_> {
         }
         let method = request.method().clone();
         match (subresource, method.as_str()) {
-            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
-            ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
-            ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "GET" | "HEAD") => {
+                self.get_part(name, subresource)
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize" | "finalize", "PUT") => {
+                self.update_from(name, subresource, request).await
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "PATCH") => {
+                self.patch_from(name, subresource, request).await
+            }
             ("binding", "POST") => {
                 let binding = self.decode(&known.object, &body::read(request.into_body()).await?)?;
                 self.bind(name, &binding.object).await
