@@ -194,7 +194,8 @@ mod tests {
             (said, &grown["spec"]["containers"][0]["resources"]["limits"]["cpu"]),
             (vec![], &json!("4"))
         );
-        let (_, said) = update("resize", with(json!({"requests": {"ephemeral-storage": "1"}})), old.clone());
+        let (_, said) =
+            update("resize", with(json!({"requests": {"cpu": "1", "ephemeral-storage": "1"}})), old.clone());
         assert_eq!(said, ["spec: Forbidden: only cpu and memory resources are mutable"]);
         let limits = json!({"cpu": "2", "memory": "1Gi"});
         let (_, said) = update("resize", with(json!({"requests": limits, "limits": limits})), old);
