@@ -79,7 +79,8 @@ pub(crate) async fn handle(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let resource = api.registry.resource(&target.group, &target.version, &target.resource);
+    let catalog = api.catalog.load_full();
+    let resource = catalog.registry.resource(&target.group, &target.version, &target.resource);
     let resource = Arc::clone(resource.ok_or_else(Status::resource_not_found)?);
     if !target.namespace.is_empty() && !resource.is_namespaced() {
         return Err(Status::resource_not_found());

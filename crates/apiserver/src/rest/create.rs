@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fairway_objects::decode;
 use fairway_objects::document::{self, Document};
-use fairway_objects::registry::BuiltinKind;
+use fairway_objects::registry::{BuiltinKind, Registry};
 use fairway_objects::status::Status;
 use fairway_objects::strategy::{self, Creation};
 use fairway_objects::{allocate, defaults, validate};
@@ -140,7 +140,7 @@ impl crate::server::Api {
             ("configmaps", crate::boot::root_authority(&self.authority_pem)),
         ];
         for (plural, mut object) in furniture {
-            let Some(resource) = self.registry.resource("", "v1", plural) else { continue };
+            let Some(resource) = Registry::builtin().resource("", "v1", plural) else { continue };
             let (collection, key) =
                 (Collection::new("", plural), Key::new(namespace, document::name(&object)));
             if txn.state().object(&collection, &key).is_some() {
