@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_objects::document::{self, Document};
+use fairway_objects::registry::Registry;
 use fairway_objects::status::Status;
 use fairway_objects::strategy::{self, Creation};
 use fairway_objects::{allocate, defaults};
@@ -91,7 +92,7 @@ impl Api {
         mut object: Value,
         fields: &[&str],
     ) -> Result<(), Status> {
-        let Some(resource) = self.registry.resource(group, "v1", plural) else { return Ok(()) };
+        let Some(resource) = Registry::builtin().resource(group, "v1", plural) else { return Ok(()) };
         let (collection, key) =
             (Collection::new(group, plural), Key::new(namespace, document::name(&object)));
         let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
