@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::rest::watch::pulse;
 use crate::server::Api;
 use crate::store::{Collection, Keep};
 
@@ -28,6 +29,16 @@ pub(crate) async fn run(api: Arc<Api>) {
         }
         forget_events(&api).await;
         api.store.compact().await;
+    }
+}
+
+/// Hangs up on watches whose clients do not read, until the server stops.
+pub(crate) async fn look_at_watches(api: Arc<Api>) {
+    loop {
+        tokio::select! {
+            () = api.stop.cancelled() => return,
+            () = tokio::time::sleep(pulse::INTERVAL) => api.pulses.look(),
+        }
     }
 }
 
