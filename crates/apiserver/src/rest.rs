@@ -1,7 +1,7 @@
 //! The verbs over any resource of the registry. Nothing here knows a kind, except where Kubernetes itself has a special case; those stand
 //! in [`admit`](crate::admit) and in the modules of subresources.
 
-mod answer;
+pub(crate) mod answer;
 mod bind;
 mod create;
 mod delete;
@@ -230,7 +230,8 @@ impl Call<'_> {
 
     /// The form that the client wants its answer in.
     pub(crate) fn form(&self) -> Result<Form, Status> {
-        negotiate::object(self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()))
+        let accept = self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        negotiate::object(accept, self.resource.builtin.is_none())
     }
 
     fn content_type(&self) -> &str {
@@ -298,6 +299,11 @@ impl Call<'_> {
             dry_run: options.keep == Keep::DryRun,
             query: self.query,
         }
+    }
+
+    /// A Status as the answer.
+    pub(crate) fn answer_status(&self, status: &Status) -> Response<Body> {
+        answer::status(self.headers.get(header::ACCEPT), status)
     }
 
     /// The answer of one stored object.

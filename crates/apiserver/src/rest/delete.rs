@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::selection::Selection;
 use super::{Call, Refusal, WriteOptions, answer};
 use crate::admit::{self, Attributes, Operation, Warnings};
-use crate::http::body::{self, Body};
+use crate::http::body::Body;
 use crate::http::query::ListOptions;
 use crate::store::{Keep, Key, Object, Txn};
 
@@ -101,7 +101,7 @@ impl Call<'_> {
         match outcome {
             Outcome::Removed(object) if !self.resource.delete_returns_object => {
                 let what = (self.resource.qualified(), name, object.metadata("uid"));
-                let mut response = body::status(&Status::success(200, Some(what)));
+                let mut response = self.answer_status(&Status::success(200, Some(what)));
                 answer::warn(&mut response, &warnings);
                 Ok(response)
             }

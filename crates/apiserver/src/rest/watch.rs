@@ -17,7 +17,6 @@ use fairway_objects::registry::Verb;
 use fairway_objects::status::Status;
 use futures::stream;
 use http::Response;
-use serde_json::json;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -59,7 +58,7 @@ impl Call<'_> {
         let log = self.api.store.log(&self.collection);
         let mut stream = Stream {
             api: Arc::clone(self.api),
-            encoder: Encoder::new(Arc::clone(&self.resource), form.shape, answer::include(self.query)?),
+            encoder: Encoder::new(Arc::clone(&self.resource), form, answer::include(self.query)?),
             newest: log.subscribe(),
             pulse: self.api.pulses.begin(Arc::clone(&log), self.hang_up.clone()),
             log,
@@ -84,7 +83,7 @@ impl Call<'_> {
             stream.pulse.handed_over(stream.at);
             Some((piece, stream))
         });
-        Ok(body::respond(200, form.content_type(), body::stream(pieces)))
+        Ok(body::respond(200, form.stream_content_type(), body::stream(pieces)))
     }
 }
 
@@ -245,8 +244,8 @@ impl Stream {
     }
 
     fn fail(&mut self, status: &Status) {
-        let line = format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}));
-        self.queue(Bytes::from(line));
+        let line = self.encoder.error(status);
+        self.queue(line);
         self.ended = true;
     }
 }

@@ -4,26 +4,29 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairway_objects::convert;
+use fairway_objects::encode::protobuf;
 use fairway_objects::registry::Resource;
+use fairway_objects::status::Status;
 use fairway_objects::table::IncludeObject;
 use serde_json::{Value, json};
 
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{Form, Media, Shape};
 use crate::rest::answer;
 use crate::rest::selection::Selection;
 use crate::store::{Event, EventType, Object};
 
-/// Events as lines.
+/// Events as lines of JSON or frames of protobuf.
 pub(super) struct Encoder {
     resource: Arc<Resource>,
+    media: Media,
     shape: Shape,
     include: IncludeObject,
     columns_sent: bool,
 }
 
 impl Encoder {
-    pub(super) fn new(resource: Arc<Resource>, shape: Shape, include: IncludeObject) -> Self {
-        Self { resource, shape, include, columns_sent: false }
+    pub(super) fn new(resource: Arc<Resource>, form: Form, include: IncludeObject) -> Self {
+        Self { resource, media: form.media, shape: form.shape, include, columns_sent: false }
     }
 
     /// A change as the selection sees it: an object that begins to match is ADDED, one that ends is DELETED with its old content and the new
@@ -41,22 +44,39 @@ impl Encoder {
                 return Some(self.line(EventType::Deleted, &old));
             }
         };
+        let shared = kind == event.kind() && self.media != Media::Protobuf;
         match self.shape {
-            Shape::Whole if kind == event.kind() => Some(event.line()),
-            Shape::Metadata if kind == event.kind() => {
-                Some(event.metadata_line(|event| self.line(kind, &event.object)))
-            }
+            Shape::Whole if shared => Some(event.line()),
+            Shape::Metadata if shared => Some(event.metadata_line(|event| self.line(kind, &event.object))),
             _ => Some(self.line(kind, &event.object)),
         }
     }
 
     pub(super) fn line(&mut self, kind: EventType, object: &Object) -> Bytes {
         let shaped = match self.shape {
+            Shape::Whole if self.media == Media::Protobuf => {
+                return self.document(kind.as_str(), &object.document());
+            }
             Shape::Whole => return crate::store::event_line(kind.as_str(), object.json()),
             Shape::Metadata => convert::partial_metadata(&object.document()),
             Shape::Table(version) => self.table(version, &object.document()),
         };
-        crate::store::event_line(kind.as_str(), shaped.to_string().as_bytes())
+        self.document(kind.as_str(), &shaped)
+    }
+
+    /// A line of JSON, or a frame of protobuf.
+    fn document(&self, kind: &str, document: &Value) -> Bytes {
+        if self.media == Media::Protobuf
+            && let Some(object) = protobuf::document(&self.resource, document)
+        {
+            return Bytes::from(protobuf::watch_frame(kind, &object));
+        }
+        crate::store::event_line(kind, document.to_string().as_bytes())
+    }
+
+    /// Why the watch ends.
+    pub(super) fn error(&self, status: &Status) -> Bytes {
+        self.document("ERROR", &status.to_value())
     }
 
     /// One row; the columns come with the first.
@@ -89,6 +109,6 @@ impl Encoder {
                 })
             }
         };
-        crate::store::event_line("BOOKMARK", object.to_string().as_bytes())
+        self.document("BOOKMARK", &object)
     }
 }
