@@ -34,7 +34,7 @@ pub(crate) fn object(
     query: &Query,
 ) -> Result<Response<Body>, Status> {
     match form {
-        Form { media: Media::Json, shape: Shape::Whole } => {
+        Form { media: Media::Json, shape: Shape::Whole } if !convert::is_converted(resource) => {
             Ok(body::respond(code, form.content_type(), body::full(object.json().clone())))
         }
         _ => value(code, form, resource, &object.document(), query),
@@ -50,7 +50,7 @@ pub(crate) fn value(
     query: &Query,
 ) -> Result<Response<Body>, Status> {
     let shaped = match form.shape {
-        Shape::Whole => return text(code, form, resource, value),
+        Shape::Whole => return text(code, form, resource, &convert::served(resource, value)),
         Shape::Metadata => convert::partial_metadata(value),
         Shape::Table(version) => {
             let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
@@ -86,11 +86,12 @@ pub(crate) fn list(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    let Form { media: Media::Json, shape: Shape::Whole } = form else {
+    let plain = form == Form::JSON && !convert::is_converted(resource);
+    if !plain {
         let bytes = list_value(form, resource, &objects, metadata, query)?;
         let response = body::respond(200, form.content_type(), body::full(Bytes::new()));
         return Ok(body::compress(headers, response, bytes));
-    };
+    }
     let pieces = ListText::new(resource, objects, metadata);
     if pieces.len <= body::GZIP_BYTES_MIN {
         let bytes: Vec<Bytes> = pieces.collect();
@@ -109,11 +110,15 @@ fn list_value(
     let documents: Vec<_> = objects.iter().map(|object| object.document()).collect();
     let values = documents.iter().map(AsRef::as_ref);
     if form == (Form { media: Media::Protobuf, shape: Shape::Whole }) {
-        let list = protobuf::list(resource, values, &metadata.to_value());
+        let values: Vec<_> = values.map(|value| convert::served(resource, value)).collect();
+        let list = protobuf::list(resource, values.iter().map(AsRef::as_ref), &metadata.to_value());
         return list.map(Bytes::from).ok_or_else(no_message);
     }
     let list = match form.shape {
-        Shape::Whole => convert::list(resource, values.cloned(), metadata),
+        Shape::Whole => {
+            let values = values.map(|value| convert::served(resource, value).into_owned());
+            convert::list(resource, values, metadata)
+        }
         Shape::Metadata => convert::partial_metadata_list(values, metadata),
         Shape::Table(version) => rows(resource, values, version, &metadata.to_value(), include(query)?, true),
     };

@@ -146,7 +146,7 @@ impl Call<'_> {
     pub(super) async fn delete_collection(&self, options: DeleteOptions) -> Result<Response<Body>, Status> {
         let form = self.form()?;
         let list = ListOptions::parse(self.query, false)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &list)?;
+        let selection = Selection::parse(&self.served, &self.target.namespace, &list)?;
         let page = self.page(&list, &selection).await?;
         // Many at once, so that they share the sync of the store.
         let keys =
@@ -164,7 +164,7 @@ impl Call<'_> {
         }
         let metadata =
             ListMeta { resource_version: self.api.store.state().revision(), ..ListMeta::default() };
-        answer::list(form, &self.resource, deleted, &metadata, self.query, &self.headers)
+        answer::list(form, &self.served, deleted, &metadata, self.query, &self.headers)
     }
 
     /// Deletes a pod with its own grace: what an eviction does.

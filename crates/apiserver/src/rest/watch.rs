@@ -47,7 +47,7 @@ impl Call<'_> {
         self.allowed(Verb::Watch)?;
         let form = self.form()?;
         let options = ListOptions::parse(self.query, true)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?.named(name);
+        let selection = Selection::parse(&self.served, &self.target.namespace, &options)?.named(name);
         let watching = self.api.metrics.watch()?;
         let seconds = options
             .timeout_seconds
@@ -58,7 +58,7 @@ impl Call<'_> {
         let log = self.api.store.log(&self.collection);
         let mut stream = Stream {
             api: Arc::clone(self.api),
-            encoder: Encoder::new(Arc::clone(&self.resource), form, answer::include(self.query)?),
+            encoder: Encoder::new(Arc::clone(&self.served), form, answer::include(self.query)?),
             newest: log.subscribe(),
             pulse: self.api.pulses.begin(Arc::clone(&log), self.hang_up.clone()),
             log,

@@ -44,7 +44,7 @@ impl Encoder {
                 return Some(self.line(EventType::Deleted, &old));
             }
         };
-        let shared = kind == event.kind() && self.media != Media::Protobuf;
+        let shared = kind == event.kind() && self.is_stored_text();
         match self.shape {
             Shape::Whole if shared => Some(event.line()),
             Shape::Metadata if shared => Some(event.metadata_line(|event| self.line(kind, &event.object))),
@@ -54,14 +54,20 @@ impl Encoder {
 
     pub(super) fn line(&mut self, kind: EventType, object: &Object) -> Bytes {
         let shaped = match self.shape {
-            Shape::Whole if self.media == Media::Protobuf => {
-                return self.document(kind.as_str(), &object.document());
+            Shape::Whole if !self.is_stored_text() => {
+                let document = object.document();
+                return self.document(kind.as_str(), &convert::served(&self.resource, &document));
             }
             Shape::Whole => return crate::store::event_line(kind.as_str(), object.json()),
             Shape::Metadata => convert::partial_metadata(&object.document()),
             Shape::Table(version) => self.table(version, &object.document()),
         };
         self.document(kind.as_str(), &shaped)
+    }
+
+    /// Whether whole objects are sent as the text that they are stored as.
+    fn is_stored_text(&self) -> bool {
+        self.media != Media::Protobuf && !convert::is_converted(&self.resource)
     }
 
     /// A line of JSON, or a frame of protobuf.
