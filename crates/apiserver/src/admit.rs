@@ -25,7 +25,7 @@ pub(crate) fn create(
         Some(BuiltinKind::Pod) => {
             service_account(object, state, random)?;
             tolerations(object);
-            priority(object)
+            priority(object, state)
         }
         Some(BuiltinKind::Ingress) => {
             ingress_class(object, state);
@@ -135,20 +135,41 @@ fn tolerations(pod: &mut Value) {
     }
 }
 
-/// Priority: the two classes that every cluster has.
-fn priority(pod: &mut Value) -> Result<(), Status> {
-    let class = pod.text(&["spec", "priorityClassName"]);
-    let priority = match class {
-        "" => 0,
-        "system-cluster-critical" => 2_000_000_000,
-        "system-node-critical" => 2_000_001_000,
-        other => {
-            let why = format!("no PriorityClass with name {other} was found");
+/// Priority: the number and the preemption of the class that the pod names, or of the one that is the default for all.
+fn priority(pod: &mut Value, state: &State) -> Result<(), Status> {
+    let classes = Collection::new("scheduling.k8s.io", "priorityclasses");
+    let name = pod.text(&["spec", "priorityClassName"]).to_owned();
+    let class = if name.is_empty() {
+        // Of several defaults the lowest counts, so that a new one raises nobody.
+        let classes = state.objects(&classes);
+        let defaults = classes.values().filter(|class| class.value().is_true(&["globalDefault"]));
+        defaults.min_by_key(|class| class.value().int(&["value"])).cloned()
+    } else {
+        let Some(class) = state.object(&classes, &Key::new("", &name)) else {
+            let why = format!("no PriorityClass with name {name} was found");
             return Err(Status::forbidden(Qualified { group: "", name: "pods" }, document::name(pod), &why));
-        }
+        };
+        Some(class.clone())
     };
+    let priority = class.as_ref().and_then(|class| class.value().int(&["value"])).unwrap_or(0);
+    if pod.int(&["spec", "priority"]).is_some_and(|given| given != priority) {
+        let why = "the integer value of priority must not be provided in pod spec; priority admission controller \
+                   computed the value from the given PriorityClass name";
+        return Err(Status::forbidden(Qualified { group: "", name: "pods" }, document::name(pod), why));
+    }
+    if let Some(class) = &class {
+        pod.put(&["spec", "priorityClassName"], document::name(class.value()));
+    }
     pod.put(&["spec", "priority"], priority);
-    pod.put_default(&["spec", "preemptionPolicy"], "PreemptLowerPriority");
+    let preemption = class.as_ref().map_or("", |class| class.value().text(&["preemptionPolicy"]));
+    let preemption = if preemption.is_empty() { "PreemptLowerPriority" } else { preemption };
+    let given = pod.text(&["spec", "preemptionPolicy"]);
+    if !given.is_empty() && given != preemption {
+        let why = "the string value of PreemptionPolicy must not be provided in pod spec; priority admission controller \
+                   computed the value from the given PriorityClass name";
+        return Err(Status::forbidden(Qualified { group: "", name: "pods" }, document::name(pod), why));
+    }
+    pod.put(&["spec", "preemptionPolicy"], preemption);
     Ok(())
 }
 

@@ -17,6 +17,20 @@ use crate::store::{Collection, CommitError, Keep, Key, Txn};
 /// Namespaces that are always there.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease", "fairway-system"];
 
+/// Classes of pods that come before all others: name, priority, what it is for.
+const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
+
 /// The account that pods have when they name none.
 pub(crate) fn default_account() -> Value {
     json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
@@ -42,6 +56,18 @@ impl Api {
                 let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
                 api.ensure(txn, "", "namespaces", "", namespace, &[])?;
             }
+            for (name, value, description) in PRIORITY_CLASSES {
+                let class = json!({
+                    "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+                    "value": value, "description": description,
+                });
+                api.ensure(txn, "scheduling.k8s.io", "priorityclasses", "", class, &[])?;
+            }
+            let range = json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+                "spec": {"cidrs": [api.ranges.service.to_string()]},
+            });
+            api.ensure(txn, "networking.k8s.io", "servicecidrs", "", range, &["spec"])?;
             let namespaces = txn.state().objects(&Collection::new("", "namespaces"));
             for (key, namespace) in &namespaces {
                 if !document::is_terminating(namespace.value()) {
