@@ -191,7 +191,7 @@ fn age(object: &Value, now: Timestamp) -> Value {
 }
 
 /// How long ago a time is, `<unknown>` for none.
-fn since(time: &str, now: Timestamp) -> String {
+pub(crate) fn since(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {
         Ok(time) => duration(now.as_second() - time.as_second()),
         Err(_) => "<unknown>".to_owned(),
