@@ -217,7 +217,7 @@ impl Call<'_> {
 
     fn with_scale(&self, current: &Value, scale: &Value) -> Result<Decoded, Status> {
         let mut object = current.clone();
-        scale::write(&mut object, scale);
+        scale::write(&self.resource, &mut object, scale);
         decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
     }
 

@@ -18,7 +18,13 @@ pub fn value(node: &Node, value: &Value, old: Option<&Value>, path: &Path<'_>) -
 }
 
 /// List items that are there twice, in lists whose items have an identity.
-pub fn duplicates(node: &Node, value: &Value, old: Option<&Value>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub fn duplicates(
+    node: &Node,
+    value: &Value,
+    old: Option<&Value>,
+    path: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) {
     if old == Some(value) || errors.len() > ERRORS_MAX {
         return;
     }
@@ -169,7 +175,8 @@ impl Found {
     fn number(&mut self, checks: &Checks, number: &Number, value: &Value, path: &Path<'_>) {
         let Some(number) = number.as_f64() else { return };
         let over = |bound: &Bound| if bound.exclusive { number >= bound.limit } else { number > bound.limit };
-        let under = |bound: &Bound| if bound.exclusive { number <= bound.limit } else { number < bound.limit };
+        let under =
+            |bound: &Bound| if bound.exclusive { number <= bound.limit } else { number < bound.limit };
         if let Some(bound) = checks.maximum.filter(over) {
             let or_equal = if bound.exclusive { "" } else { " or equal to" };
             self.invalid(path, value, &format!("should be less than{or_equal} {}", bound.limit));
@@ -245,8 +252,7 @@ impl Found {
             }
         }
         if !checks.one_of.is_empty() {
-            let all: Vec<Found> =
-                checks.one_of.iter().map(|node| alternative(node, value, path)).collect();
+            let all: Vec<Found> = checks.one_of.iter().map(|node| alternative(node, value, path)).collect();
             match all.iter().filter(|found| found.errors.is_empty()).count() {
                 1 => {}
                 0 => {
@@ -256,15 +262,15 @@ impl Found {
                     }
                 }
                 count => {
-                    let what =
-                        format!("must validate one and only one schema (oneOf). Found {count} valid alternatives");
+                    let what = format!(
+                        "must validate one and only one schema (oneOf). Found {count} valid alternatives"
+                    );
                     self.whole(path, &what);
                 }
             }
         }
         if !checks.all_of.is_empty() {
-            let all: Vec<Found> =
-                checks.all_of.iter().map(|node| alternative(node, value, path)).collect();
+            let all: Vec<Found> = checks.all_of.iter().map(|node| alternative(node, value, path)).collect();
             let valid = all.iter().filter(|found| found.errors.is_empty()).count();
             let count = all.len();
             all.into_iter().for_each(|found| self.merge(found));

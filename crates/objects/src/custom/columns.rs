@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn cells_have_the_type_of_their_column() {
-        let object = json!({"a": 5, "b": "7", "c": true, "d": "1970-01-01T00:00:00Z", "e": {"f": 1}, "g": ["x", "y"]});
+        let object =
+            json!({"a": 5, "b": "7", "c": true, "d": "1970-01-01T00:00:00Z", "e": {"f": 1}, "g": ["x", "y"]});
         let now = "1970-01-01T00:00:09Z".parse().unwrap();
         let cell = |ty: &str, path: &str| {
             let column = Column {

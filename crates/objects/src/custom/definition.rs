@@ -107,7 +107,11 @@ fn resource(definition: &Value, group: &str, version: &Value, tree: &Arc<Node>, 
     if version.has(&["subresources", "scale"])
         && let Some(object) = registry::scale()
     {
-        subresources.push(Subresource { name: "scale".into(), object: object.clone(), verbs: changed.clone() });
+        subresources.push(Subresource {
+            name: "scale".into(),
+            object: object.clone(),
+            verbs: changed.clone(),
+        });
     }
     if version.has(&["subresources", "status"]) {
         subresources.push(Subresource { name: "status".into(), object: object.clone(), verbs: changed });

@@ -124,7 +124,9 @@ impl Format {
             Self::DateTime => is_date_time(text),
             Self::Duration => is_duration(text),
             Self::Email => is_email(text),
-            Self::Hostname => text.len() <= 253 && text.split('.').all(|label| is_label(&label.to_ascii_lowercase())),
+            Self::Hostname => {
+                text.len() <= 253 && text.split('.').all(|label| is_label(&label.to_ascii_lowercase()))
+            }
             Self::Ipv4 => matches!(text.parse(), Ok(IpAddr::V4(_))),
             Self::Ipv6 => matches!(text.parse(), Ok(IpAddr::V6(_))),
             Self::Cidr => text.parse::<ipnet::IpNet>().is_ok(),
@@ -162,8 +164,30 @@ fn is_spoken_duration(text: &str) -> bool {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let unit = text.get(digits..).unwrap_or_default().trim();
     let units = [
-        "ns", "nano", "nanosecond", "us", "µs", "micro", "microsecond", "ms", "milli", "millisecond", "s", "sec",
-        "second", "m", "min", "minute", "h", "hr", "hour", "d", "day", "w", "wk", "week",
+        "ns",
+        "nano",
+        "nanosecond",
+        "us",
+        "µs",
+        "micro",
+        "microsecond",
+        "ms",
+        "milli",
+        "millisecond",
+        "s",
+        "sec",
+        "second",
+        "m",
+        "min",
+        "minute",
+        "h",
+        "hr",
+        "hour",
+        "d",
+        "day",
+        "w",
+        "wk",
+        "week",
     ];
     let singular = unit.strip_suffix('s').unwrap_or(unit);
     digits > 0 && (units.contains(&unit) || units.contains(&singular))

@@ -114,7 +114,11 @@ mod tests {
             Case { pattern: "^[]a]$", matching: &["]", "a"], others: &["b"] },
             Case { pattern: "^[a&&b]$", matching: &["&", "a", "b"], others: &["c"] },
             Case { pattern: "^[[:alpha:]_]+$", matching: &["a_"], others: &["1"] },
-            Case { pattern: "^(?:[-A-Za-z0-9/._~%!$&'()*+,;=:]|[%][0-9a-fA-F]{2})+$", matching: &["/a%20"], others: &["#"] },
+            Case {
+                pattern: "^(?:[-A-Za-z0-9/._~%!$&'()*+,;=:]|[%][0-9a-fA-F]{2})+$",
+                matching: &["/a%20"],
+                others: &["#"],
+            },
         ];
         for case in cases {
             let pattern = Pattern::new(case.pattern).unwrap();

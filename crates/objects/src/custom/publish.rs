@@ -54,7 +54,8 @@ fn ty(builder: &mut Builder, node: &Node, name: &str) -> Type {
         Kind::Boolean => Type::Scalar(Scalar::Bool),
         Kind::IntOrString => Type::Scalar(Scalar::IntOrString),
         Kind::Array => {
-            let item = node.items.as_deref().map_or(Type::Scalar(Scalar::Any), |item| ty(builder, item, name));
+            let item =
+                node.items.as_deref().map_or(Type::Scalar(Scalar::Any), |item| ty(builder, item, name));
             let keys = |keys: &[String]| keys.iter().map(|key| Cow::Owned(key.clone())).collect();
             let topology = match &node.list {
                 ListType::Atomic => ListTopology::Atomic,
@@ -149,7 +150,8 @@ fn members<'a>(nodes: impl IntoIterator<Item = (&'a String, &'a Node)>) -> Value
 
 fn checks(node: &Node, out: &mut Object) {
     let checks = &node.checks;
-    let mut put = |name: &str, value: Option<Value>| drop(value.map(|value| out.insert(name.to_owned(), value)));
+    let mut put =
+        |name: &str, value: Option<Value>| drop(value.map(|value| out.insert(name.to_owned(), value)));
     put("enum", (!checks.one_of_values.is_empty()).then(|| checks.one_of_values.clone().into()));
     put("pattern", checks.pattern.as_ref().map(|pattern| pattern.text().into()));
     put("format", checks.format.map(|format| format.name().into()));

@@ -108,7 +108,9 @@ fn fields(node: &Node, entries: &mut Object, has_type_meta: bool) {
             entries.insert(name.clone(), default.clone());
         }
     }
-    if let Some((child, default)) = node.additional.as_deref().and_then(|child| Some((child, child.default.as_ref()?))) {
+    if let Some((child, default)) =
+        node.additional.as_deref().and_then(|child| Some((child, child.default.as_ref()?)))
+    {
         let nulls = entries.values_mut().filter(|value| value.is_null() && child.drops_null());
         nulls.for_each(|value| *value = default.clone());
     }

@@ -114,7 +114,7 @@ impl Node {
 
     /// Whether null at this place is as good as nothing.
     pub fn drops_null(&self) -> bool {
-        !self.nullable && !(self.kind == Kind::Unstated && self.preserve_unknown)
+        !(self.nullable || self.kind == Kind::Unstated && self.preserve_unknown)
     }
 
     /// Whether any place at or below this one has an expression.

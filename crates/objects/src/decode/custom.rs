@@ -94,12 +94,7 @@ fn finish(
 }
 
 /// Metadata of objects inside the object.
-fn embedded_metadata(
-    object_type: &ObjectType,
-    custom: &Custom,
-    object: &mut Value,
-    findings: &mut Findings,
-) {
+fn embedded_metadata(object_type: &ObjectType, custom: &Custom, object: &mut Value, findings: &mut Findings) {
     let Some(field) = object_type.schema.structure().field("metadata") else { return };
     shape::embedded(&custom.tree, object, "", &mut |entries, _| {
         if let Some(metadata) = entries.remove("metadata")

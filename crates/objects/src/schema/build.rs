@@ -49,7 +49,8 @@ impl Builder {
         let structure = Types::builtin().get(from);
         let id = self.declare(structure.name.to_string());
         self.imported.insert(from, id);
-        let fields = structure.fields.iter().map(|field| Field { ty: self.copy_type(&field.ty), ..field.clone() });
+        let fields =
+            structure.fields.iter().map(|field| Field { ty: self.copy_type(&field.ty), ..field.clone() });
         let fields: Vec<Field> = fields.collect();
         self.fill(id, fields, structure.atomic);
         if let Some(copy) = self.types.structs.get_mut(id.0 as usize) {

@@ -47,7 +47,10 @@ pub fn settle<'a>(definition: &mut Value, others: impl Iterator<Item = &'a Value
 }
 
 /// The first name that somebody else in the group has.
-fn conflict<'a>(definition: &Value, others: impl Iterator<Item = &'a Value>) -> Option<(&'static str, String)> {
+fn conflict<'a>(
+    definition: &Value,
+    others: impl Iterator<Item = &'a Value>,
+) -> Option<(&'static str, String)> {
     let group = definition.text(&["spec", "group"]);
     let mut resources: Vec<String> = Vec::new();
     let mut kinds: Vec<String> = Vec::new();
@@ -120,7 +123,14 @@ pub fn set_terminating(definition: &mut Value, now: Timestamp, done: bool) {
     match done {
         false => set(definition, now, "Terminating", "True", "InstanceDeletionPending", message),
         true => {
-            set(definition, now, "Terminating", "False", "InstanceDeletionCompleted", "removed all instances");
+            set(
+                definition,
+                now,
+                "Terminating",
+                "False",
+                "InstanceDeletionCompleted",
+                "removed all instances",
+            );
         }
     }
 }

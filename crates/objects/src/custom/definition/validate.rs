@@ -21,9 +21,9 @@ const IMMUTABLE: &str = "field is immutable";
 
 /// Whether a group belongs to Kubernetes.
 pub(super) fn is_protected(group: &str) -> bool {
-    ["k8s.io", "kubernetes.io"].iter().any(|domain| {
-        group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    })
+    ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|domain| group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
 /// What is wrong with a definition by itself.
@@ -98,7 +98,9 @@ fn approval(definition: &Value, errors: &mut Errors) {
         text if text.starts_with("unapproved") => {}
         text if text.split_once("://").is_some_and(|(_, host)| !host.is_empty()) => {}
         text => {
-            let why = format!("{needs} with either a URL or a reason starting with \"unapproved\", {APPROVED_WHERE}");
+            let why = format!(
+                "{needs} with either a URL or a reason starting with \"unapproved\", {APPROVED_WHERE}"
+            );
             errors.push(FieldError::invalid(&path, text, &why));
         }
     }
@@ -220,7 +222,11 @@ fn json_path(value: &Value, field: &str, path: &Path<'_>, errors: &mut Errors) -
     match JsonPath::parse(text) {
         Ok(parsed) => Some(parsed),
         Err(why) => {
-            errors.push(FieldError::invalid(&path, text, &format!("must be a simple json path, but it {why}")));
+            errors.push(FieldError::invalid(
+                &path,
+                text,
+                &format!("must be a simple json path, but it {why}"),
+            ));
             None
         }
     }

@@ -282,8 +282,8 @@ impl Parser<'_> {
                 });
                 if !scalar {
                     let why = "must be atomic as item of a list with x-kubernetes-list-type=set";
-                    let path = path.field("items").field("x-kubernetes-map-type");
-                    self.errors.push(FieldError::invalid(&path, "", why));
+                    let path = path.field("items");
+                    self.errors.push(FieldError::invalid(&path.field("x-kubernetes-map-type"), "", why));
                 }
                 ListType::Set
             }
@@ -363,14 +363,7 @@ impl Parser<'_> {
     }
 
     /// Every field that a restriction (standing at `at`) speaks of must be in the tree (at `tree`).
-    fn covered(
-        &mut self,
-        tree: &Path<'_>,
-        at: &Path<'_>,
-        node: &Node,
-        restriction: &Node,
-        place: Place,
-    ) {
+    fn covered(&mut self, tree: &Path<'_>, at: &Path<'_>, node: &Node, restriction: &Node, place: Place) {
         let (tree_properties, properties) = (tree.field("properties"), at.field("properties"));
         for (name, below) in &restriction.properties {
             let known_anyway = matches!(&**name, "apiVersion" | "kind" | "metadata");
@@ -416,7 +409,8 @@ impl Parser<'_> {
             all.map(|(index, schema)| self.node(schema, &path.index(index), below)).collect()
         };
         let (all_of, any_of, one_of) = (junctor("allOf"), junctor("anyOf"), junctor("oneOf"));
-        let not = schema.has(&["not"]).then(|| Box::new(self.node(schema.at(&["not"]), &path.field("not"), below)));
+        let not =
+            schema.has(&["not"]).then(|| Box::new(self.node(schema.at(&["not"]), &path.field("not"), below)));
         let pattern = match schema.text(&["pattern"]) {
             "" => None,
             text => match Pattern::new(text) {
@@ -441,7 +435,12 @@ impl Parser<'_> {
             items_max: count("maxItems"),
             properties_min: count("minProperties"),
             properties_max: count("maxProperties"),
-            required: schema.list(&["required"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            required: schema
+                .list(&["required"])
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
             all_of,
             any_of,
             one_of,
