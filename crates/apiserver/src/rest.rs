@@ -11,7 +11,7 @@ mod selection;
 mod stream;
 mod token;
 mod update;
-mod watch;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use fairway_objects::status::{Qualified, Status};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::admit::{self, Attributes, Operation, Warnings};
 use crate::auth::User;
@@ -46,6 +47,8 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query,
     pub(crate) collection: Collection,
     pub(crate) headers: HeaderMap,
+    /// Ends the connection of the request.
+    pub(crate) hang_up: CancellationToken,
 }
 
 /// What a write may be told beside its object.
@@ -88,7 +91,8 @@ pub(crate) async fn handle(
     }
     let collection = Collection::new(resource.group(), &resource.plural);
     let headers = request.headers().clone();
-    let call = Call { api, user, resource, target, query, collection, headers };
+    let hang_up = request.extensions().get::<CancellationToken>().cloned().unwrap_or_default();
+    let call = Call { api, user, resource, target, query, collection, headers, hang_up };
     match (&target.name, &target.subresource) {
         (Some(name), Some(subresource)) => call.subresource(name, subresource, request).await,
         (Some(name), None) => call.one(name, request).await,

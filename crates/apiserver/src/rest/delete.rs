@@ -164,8 +164,7 @@ impl Call<'_> {
         }
         let metadata =
             ListMeta { resource_version: self.api.store.state().revision(), ..ListMeta::default() };
-        let (response, bytes) = answer::list(form, &self.resource, &deleted, &metadata, self.query)?;
-        Ok(body::compress(&self.headers, response, bytes))
+        answer::list(form, &self.resource, deleted, &metadata, self.query, &self.headers)
     }
 
     /// Deletes a pod with its own grace: what an eviction does.
