@@ -151,9 +151,15 @@ impl Call<'_> {
         }
         let method = request.method().clone();
         match (subresource, method.as_str()) {
-            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
-            ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
-            ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "GET" | "HEAD") => {
+                self.get_part(name, subresource)
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize" | "finalize", "PUT") => {
+                self.update_from(name, subresource, request).await
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "PATCH") => {
+                self.patch_from(name, subresource, request).await
+            }
             ("binding" | "eviction" | "token", "POST") => {
                 let decoded = self.decode(&known.object, &body::read(request.into_body()).await?)?;
                 let (object, warnings) = self.admit_question(name, subresource, decoded).await?;
