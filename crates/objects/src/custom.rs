@@ -53,7 +53,10 @@ pub struct Custom {
     pub api_version: Text,
     /// What to tell whoever uses this version, when it is on its way out.
     pub deprecation: Option<String>,
-    has_defaults: bool,
+    /// The definition this comes from: its uid and generation.
+    pub definition: (String, i64),
+    /// Objects that were stored after this revision have this version's shape.
+    pub since: u64,
     has_rules: bool,
 }
 
@@ -69,9 +72,9 @@ pub struct Scale {
 }
 
 impl Custom {
-    /// Whether a stored object may have to change before it is shown in this version.
-    pub fn needs_presenting(&self) -> bool {
-        self.has_defaults || self.storage_api_version != self.api_version
+    /// Whether an object that was stored with this revision is shown as it is.
+    pub fn shows_as_stored(&self, revision: u64) -> bool {
+        revision > self.since && self.storage_api_version == self.api_version
     }
 
     /// A stored object as this version shows it: with its version, without fields that it does not know, with today's defaults.

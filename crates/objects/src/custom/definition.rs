@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use super::columns::{Column, JsonPath};
 use super::structural::{self, Node};
-use super::{Custom, Scale, api_version, publish, shape};
-use crate::document::Document;
+use super::{Custom, Scale, api_version, publish};
+use crate::document::{self, Document};
 use crate::field::{FieldError, Path};
 use crate::registry::{self, Generation, ObjectType, Resource, Scope, Subresource, Verb};
 
 mod status;
 mod validate;
 
-pub use status::{CLEANUP_FINALIZER, is_established, set_terminating, settle};
+pub use status::{CLEANUP_FINALIZER, is_established, is_settled, set_terminating, settle};
 pub use validate::{check, check_update};
 
 /// The group of definitions.
@@ -191,7 +191,11 @@ fn custom(definition: &Value, version: &Value, tree: &Arc<Node>, storage: &str) 
         storage_api_version: api_version(group, storage),
         api_version: api_version(group, name),
         deprecation,
-        has_defaults: shape::has_defaults(tree),
+        definition: (
+            document::uid(definition).to_owned(),
+            definition.int(&["metadata", "generation"]).unwrap_or(0),
+        ),
+        since: document::resource_version(definition).unwrap_or(u64::MAX),
         has_rules: tree.has_rules(),
         tree: Arc::clone(tree),
     }

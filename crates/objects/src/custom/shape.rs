@@ -124,11 +124,6 @@ fn fields(node: &Node, entries: &mut Object, has_type_meta: bool) {
     }
 }
 
-/// Whether the tree sets anything by itself: objects without defaults need not be walked.
-pub fn has_defaults(node: &Node) -> bool {
-    node.default.is_some() || node.children().any(has_defaults)
-}
-
 /// Calls `act` on every object of Kubernetes that stands inside this one, with its path.
 pub fn embedded(node: &Node, value: &mut Value, path: &str, act: &mut dyn FnMut(&mut Object, &str)) {
     match value {

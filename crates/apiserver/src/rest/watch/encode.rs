@@ -9,8 +9,8 @@ use fairway_objects::table::IncludeObject;
 use serde_json::{Value, json};
 
 use crate::http::negotiate::Shape;
-use crate::rest::answer;
 use crate::rest::selection::Selection;
+use crate::rest::{answer, present};
 use crate::store::{Event, EventType, Object};
 
 /// Events as lines.
@@ -24,6 +24,15 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn new(resource: Arc<Resource>, shape: Shape, include: IncludeObject) -> Self {
         Self { resource, shape, include, columns_sent: false }
+    }
+
+    /// Goes on as another version of the resource, after its definition changed.
+    pub(super) fn follow(&mut self, resource: &Arc<Resource>) {
+        self.resource = Arc::clone(resource);
+    }
+
+    pub(super) fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     /// A change as the selection sees it: an object that begins to match is ADDED, one that ends is DELETED with its old content and the new
@@ -41,8 +50,10 @@ impl Encoder {
                 return Some(self.line(EventType::Deleted, &old));
             }
         };
+        let as_stored =
+            self.resource.custom().is_none_or(|custom| custom.shows_as_stored(event.object.revision()));
         match self.shape {
-            Shape::Whole if kind == event.kind() => Some(event.line()),
+            Shape::Whole if kind == event.kind() && as_stored => Some(event.line()),
             Shape::Metadata if kind == event.kind() => {
                 Some(event.metadata_line(|event| self.line(kind, &event.object)))
             }
@@ -51,6 +62,8 @@ impl Encoder {
     }
 
     pub(super) fn line(&mut self, kind: EventType, object: &Object) -> Bytes {
+        let shown = present::present(&self.resource, object);
+        let object = shown.as_ref().unwrap_or(object);
         let shaped = match self.shape {
             Shape::Whole => return crate::store::event_line(kind.as_str(), object.json()),
             Shape::Metadata => convert::partial_metadata(&object.document()),

@@ -15,6 +15,11 @@ pub fn is_established(definition: &Value) -> bool {
     has_condition(definition, "Established")
 }
 
+/// Whether all names are the definition's own, so that nothing can become better.
+pub fn is_settled(definition: &Value) -> bool {
+    is_established(definition) && has_condition(definition, "NamesAccepted")
+}
+
 fn has_condition(definition: &Value, ty: &str) -> bool {
     let mut conditions = definition.list(&["status", "conditions"]).iter();
     conditions.any(|condition| condition.text(&["type"]) == ty && condition.text(&["status"]) == "True")
