@@ -58,7 +58,7 @@ pub fn duplicates(
 }
 
 /// What tells an item from the others of its list.
-pub(super) fn identity(list: &ListType, item: &Value) -> Option<Value> {
+pub(crate) fn identity(list: &ListType, item: &Value) -> Option<Value> {
     match list {
         ListType::Atomic => None,
         ListType::Set => Some(item.clone()),

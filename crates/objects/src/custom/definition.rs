@@ -196,7 +196,7 @@ fn custom(definition: &Value, version: &Value, tree: &Arc<Node>, storage: &str) 
             definition.int(&["metadata", "generation"]).unwrap_or(0),
         ),
         since: document::resource_version(definition).unwrap_or(u64::MAX),
-        has_rules: tree.has_rules(),
+        has_rules: tree.has_rules,
         tree: Arc::clone(tree),
     }
 }

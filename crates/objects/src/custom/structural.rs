@@ -99,6 +99,8 @@ pub struct Node {
     pub checks: Checks,
     /// Expressions that must hold there, in the order of the schema.
     pub rules: Vec<Rule>,
+    /// Whether any place at or below this one has an expression.
+    pub has_rules: bool,
 }
 
 impl Node {
@@ -115,11 +117,6 @@ impl Node {
     /// Whether null at this place is as good as nothing.
     pub fn drops_null(&self) -> bool {
         !(self.nullable || self.kind == Kind::Unstated && self.preserve_unknown)
-    }
-
-    /// Whether any place at or below this one has an expression.
-    pub fn has_rules(&self) -> bool {
-        !self.rules.is_empty() || self.children().any(Node::has_rules)
     }
 
     /// Fields, entries, items.

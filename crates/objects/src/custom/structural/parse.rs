@@ -109,6 +109,7 @@ impl Parser<'_> {
         if !place.is_junctor() {
             self.extensions(schema, path, place, &mut node);
             self.completeness(path, place, &node);
+            node.has_rules = !node.rules.is_empty() || node.children().any(|child| child.has_rules);
         }
         node
     }
