@@ -5,6 +5,7 @@ pub(crate) mod answer;
 mod bind;
 mod create;
 mod delete;
+mod present;
 mod read;
 mod review;
 mod selection;
@@ -223,6 +224,9 @@ impl Call<'_> {
         }
         let patch_type = PatchType::from_content_type(self.content_type());
         let patch_type = patch_type.filter(|patch_type| *patch_type != PatchType::Apply);
+        if self.resource.custom().is_some() && matches!(patch_type, None | Some(PatchType::Strategic)) {
+            return Err(Status::unsupported_media_type(fairway_objects::patch::ACCEPTED_CUSTOM));
+        }
         let patch_type =
             patch_type.ok_or_else(|| Status::unsupported_media_type(fairway_objects::patch::ACCEPTED))?;
         let body = body::read(request.into_body()).await?;
@@ -330,6 +334,8 @@ impl Call<'_> {
         object: &crate::store::Object,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
+        let shown = present::present(&self.resource, object);
+        let object = shown.as_ref().unwrap_or(object);
         let mut response = answer::object(code, self.form()?, &self.served, object, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)

@@ -1,7 +1,7 @@
 //! A request's life: route, who asks, may they, is there room, answer, count.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,7 +11,8 @@ use fairway_objects::document;
 use fairway_objects::status::{Details, Qualified, Status};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::authorize::{Action, Authorizer, ResourceAction};
@@ -37,6 +38,12 @@ pub(crate) struct Api {
     pub(crate) store: Store,
     /// What is served now. A request takes it once and goes by that to its end.
     pub(crate) catalog: ArcSwap<Catalog>,
+    /// Held while the catalog is made to follow the store.
+    pub(crate) refreshing: Mutex<()>,
+    /// How many catalogs there were.
+    pub(crate) catalogs: watch::Sender<u64>,
+    /// Custom resources that are there from the beginning.
+    pub(crate) definitions: Vec<Value>,
     pub(crate) ranges: Ranges,
     pub(crate) keys: Keys,
     pub(crate) authorizer: Authorizer,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::custom::{definition, shape};
 use crate::document::Document;
 use crate::registry::{BuiltinKind, Resource};
 
@@ -11,6 +12,9 @@ mod service;
 
 /// Fills in what the object leaves to the server. Idempotent; also for objects read from an older store.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = resource.custom() {
+        return shape::complete(&custom.tree, object);
+    }
     match resource.builtin {
         Some(BuiltinKind::Pod) => {
             pod::spec(object, &["spec"]);
@@ -27,6 +31,7 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         Some(BuiltinKind::ReplicationController) => replication_controller(object),
         Some(BuiltinKind::StatefulSet) => stateful_set(object),
         Some(BuiltinKind::DaemonSet) => daemon_set(object),
+        Some(BuiltinKind::CustomResourceDefinition) => definition::complete(object),
         Some(BuiltinKind::Job) => job(object),
         Some(BuiltinKind::CronJob) => cron_job(object),
         Some(BuiltinKind::PodTemplate) => pod::spec(object, &["template", "spec"]),
@@ -56,7 +61,6 @@ pub fn apply(resource: &Resource, object: &mut Value) {
             | BuiltinKind::ClusterRole
             | BuiltinKind::ConfigMap
             | BuiltinKind::ControllerRevision
-            | BuiltinKind::CustomResourceDefinition
             | BuiltinKind::Event
             | BuiltinKind::IPAddress
             | BuiltinKind::Ingress

@@ -14,7 +14,9 @@
 //! Not here: storage, watches and HTTP (crate `apiserver`), controllers (crate `controllers`).
 
 pub mod allocate;
+pub mod cel;
 pub mod convert;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;

@@ -16,8 +16,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+mod build;
 mod parse;
 
+pub use build::{Builder, field};
 pub use parse::TableError;
 
 /// A string that is borrowed from the embedded table or owned by a custom resource.

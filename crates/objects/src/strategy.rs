@@ -285,6 +285,9 @@ fn set_generation(resource: &Resource, new: &mut Value, old: &Value) {
     let grows = match resource.generation {
         Generation::None | Generation::Creation => return,
         Generation::Spec if resource.builtin.is_some() => new.at(&["spec"]) != old.at(&["spec"]),
+        Generation::Content if resource.custom().is_some() && !resource.has_status() => {
+            content_changed(new, old) || new.at(&["status"]) != old.at(&["status"])
+        }
         Generation::Spec | Generation::Content => content_changed(new, old),
         Generation::ContentOrLabels => {
             content_changed(new, old) || new.at(&["metadata", "labels"]) != old.at(&["metadata", "labels"])

@@ -5,10 +5,12 @@
 
 use serde_json::Value;
 
+use crate::custom::definition;
 use crate::document::{self, Document};
 use crate::field::{FieldError, Path};
 use crate::names;
 use crate::registry::{BuiltinKind, Resource};
+use crate::scale;
 
 mod admission;
 mod batch;
@@ -42,6 +44,11 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
         return errors;
     }
     metadata::object(resource, object, &mut errors);
+    if let Some(custom) = resource.custom() {
+        errors.extend(custom.validate(object, None));
+        errors.extend(scale::check(custom, object));
+        return errors;
+    }
     match resource.builtin {
         Some(BuiltinKind::Ingress) => ingress::create(object, &mut errors),
         Some(BuiltinKind::Pod) => pod::create(object, &mut errors),
@@ -55,6 +62,11 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
 pub fn update(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::update(resource, new, old, &mut errors);
+    if let Some(custom) = resource.custom() {
+        errors.extend(custom.validate(new, Some(old)));
+        errors.extend(scale::check(custom, new));
+        return errors;
+    }
     if subresource == "status" {
         match resource.builtin {
             Some(BuiltinKind::Service) => service::status(new, &mut errors),
@@ -76,6 +88,10 @@ pub fn update(resource: &Resource, subresource: &str, new: &Value, old: &Value) 
         Some(BuiltinKind::ConfigMap | BuiltinKind::Secret) => config::update(new, old, &mut errors),
         Some(BuiltinKind::Deployment | BuiltinKind::ReplicaSet | BuiltinKind::DaemonSet) => {
             workload::keep_selector(new, old, &mut errors);
+        }
+        Some(BuiltinKind::CustomResourceDefinition) => {
+            errors.extend(definition::check_update(new, old));
+            return errors;
         }
         Some(BuiltinKind::StatefulSet) => workload::update_stateful_set(new, old, &mut errors),
         Some(BuiltinKind::Job) => batch::update_job(new, old, &mut errors),
@@ -114,6 +130,7 @@ fn content(resource: &Resource, object: &Value, errors: &mut Errors) {
         Some(BuiltinKind::ControllerRevision) => {
             at_least(object, &["revision"], &Path::new("revision"), 0, errors);
         }
+        Some(BuiltinKind::CustomResourceDefinition) => errors.extend(definition::check(object)),
         Some(BuiltinKind::ConfigMap) => config::config_map(object, errors),
         Some(BuiltinKind::Secret) => config::secret(object, errors),
         Some(BuiltinKind::Lease) => config::lease(object, errors),
@@ -143,7 +160,6 @@ fn content(resource: &Resource, object: &Value, errors: &mut Errors) {
         Some(BuiltinKind::IPAddress) => service_range::ip_address(object, errors),
         Some(
             BuiltinKind::Binding
-            | BuiltinKind::CustomResourceDefinition
             | BuiltinKind::LocalSubjectAccessReview
             | BuiltinKind::Namespace
             | BuiltinKind::Node

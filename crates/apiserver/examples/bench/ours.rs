@@ -134,6 +134,7 @@ pub(crate) async fn serve(directory: PathBuf) {
             client_authority: path("ca.crt"),
         },
         service_account_key: path("sa.key"),
+        definitions: Vec::new(),
     };
     let server = Server::bind(config).await.unwrap();
     println!("{}", server.addresses()[0]);

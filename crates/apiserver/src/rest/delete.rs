@@ -137,10 +137,12 @@ impl Call<'_> {
             begin(&resource, &mut object, &options, now);
             Ok::<_, Refusal>(finish(txn, &collection, &key, &current, object))
         });
-        deleted.await.map_err(|error| match Refusal::from(error) {
+        let outcome = deleted.await.map_err(|error| match Refusal::from(error) {
             Refusal::Final(status) => status,
             Refusal::Stale => Status::internal("a delete cannot be stale"),
-        })
+        })?;
+        self.follow_definitions();
+        Ok(outcome)
     }
 
     pub(super) async fn delete_collection(&self, options: DeleteOptions) -> Result<Response<Body>, Status> {

@@ -10,7 +10,7 @@ use fairway_objects::status::Status;
 use http::Response;
 
 use super::selection::Selection;
-use super::{Call, answer};
+use super::{Call, answer, present};
 use crate::http::body::Body;
 use crate::http::query::{self, ListOptions, ListRead};
 use crate::store::{Key, Object, Objects};
@@ -75,7 +75,12 @@ impl Call<'_> {
                 (objects, revision, start.clone())
             }
         };
-        Ok(select(&objects, revision, &start, options, selection))
+        let mut page = select(&objects, revision, &start, options, selection);
+        if self.resource.custom().is_some() {
+            page.objects =
+                page.objects.iter().map(|object| present::shared(&self.resource, object)).collect();
+        }
+        Ok(page)
     }
 
     fn latest(&self, selection: &Selection) -> (Objects, u64, String) {

@@ -60,6 +60,7 @@ impl Call<'_> {
             api: Arc::clone(self.api),
             encoder: Encoder::new(Arc::clone(&self.served), form, answer::include(self.query)?),
             newest: log.subscribe(),
+            catalogs: self.api.catalogs.subscribe(),
             pulse: self.api.pulses.begin(Arc::clone(&log), self.hang_up.clone()),
             log,
             selection,
@@ -93,6 +94,8 @@ struct Stream {
     encoder: Encoder,
     log: Arc<Log>,
     newest: Receiver<u64>,
+    /// Told when there is a new catalog.
+    catalogs: Receiver<u64>,
     pulse: Arc<Pulse>,
     selection: Selection,
     /// Everything up to this revision has been seen.
@@ -156,9 +159,20 @@ impl Stream {
         }
         tokio::select! {
             changed = self.newest.changed() => self.ended = changed.is_err(),
+            changed = self.catalogs.changed(), if self.encoder.resource().custom().is_some() => {
+                self.ended = changed.is_err() || !self.follow_definition();
+            }
             () = self.due.as_mut() => self.on_time(due),
             () = self.stopped.as_mut() => self.ended = true,
         }
+    }
+
+    /// A custom resource may change its definition, or lose it: then the watch ends.
+    fn follow_definition(&mut self) -> bool {
+        let catalog = self.api.catalog.load();
+        let old = self.encoder.resource();
+        let now = catalog.registry.resource(old.group(), old.version(), &old.plural).cloned();
+        now.inspect(|resource| self.encoder.follow(resource)).is_some()
     }
 
     fn on_time(&mut self, due: Instant) {

@@ -11,8 +11,8 @@ use fairway_objects::table::IncludeObject;
 use serde_json::{Value, json};
 
 use crate::http::negotiate::{Form, Media, Shape};
-use crate::rest::answer;
 use crate::rest::selection::Selection;
+use crate::rest::{answer, present};
 use crate::store::{Event, EventType, Object};
 
 /// Events as lines of JSON or frames of protobuf.
@@ -27,6 +27,15 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn new(resource: Arc<Resource>, form: Form, include: IncludeObject) -> Self {
         Self { resource, media: form.media, shape: form.shape, include, columns_sent: false }
+    }
+
+    /// Goes on as another version of the resource, after its definition changed.
+    pub(super) fn follow(&mut self, resource: &Arc<Resource>) {
+        self.resource = Arc::clone(resource);
+    }
+
+    pub(super) fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     /// A change as the selection sees it: an object that begins to match is ADDED, one that ends is DELETED with its old content and the new
@@ -45,14 +54,18 @@ impl Encoder {
             }
         };
         let shared = kind == event.kind() && self.is_stored_text();
+        let as_stored =
+            self.resource.custom().is_none_or(|custom| custom.shows_as_stored(event.object.revision()));
         match self.shape {
-            Shape::Whole if shared => Some(event.line()),
+            Shape::Whole if shared && as_stored => Some(event.line()),
             Shape::Metadata if shared => Some(event.metadata_line(|event| self.line(kind, &event.object))),
             _ => Some(self.line(kind, &event.object)),
         }
     }
 
     pub(super) fn line(&mut self, kind: EventType, object: &Object) -> Bytes {
+        let shown = present::present(&self.resource, object);
+        let object = shown.as_ref().unwrap_or(object);
         let shaped = match self.shape {
             Shape::Whole if !self.is_stored_text() => {
                 let document = object.document();
