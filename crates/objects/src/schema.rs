@@ -12,7 +12,7 @@
 //! - `set`, `map(k,…)`: list topology for apply (otherwise atomic); on a map, `atomic` makes it one.
 //! - `merge`, `merge(k)`, `retain`, `replace`: the strategic-merge strategy.
 //! - `default(v)`: what a list key that an item leaves out stands for.
-//! - `always`: a structure that is there, maybe empty, whenever its owner is: no pointer in the protocol.
+//! - `always`: a structure (or list) that is there, maybe empty, whenever its owner is: no pointer in the protocol.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -137,7 +137,7 @@ pub struct Field {
     pub patch: PatchStrategy,
     /// What an item of a list that leaves out this key has (apply needs it to tell items apart).
     pub key_default: Option<Text>,
-    /// Whether the field, a structure, is there (maybe empty) whenever its owner is. Apply does not count its presence as a change.
+    /// Whether the field, a structure or list, is there (maybe empty) whenever its owner is. Apply does not count its presence as a change.
     pub always: bool,
 }
 

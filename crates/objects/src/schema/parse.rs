@@ -225,7 +225,7 @@ fn apply_flag(flag: &'static str, field: &mut Field) -> Result<(), String> {
         }
         ("retain", None, Type::Struct(_)) => *patch = PatchStrategy::RetainKeys,
         ("replace", None, Type::Struct(_)) => *patch = PatchStrategy::Replace,
-        ("always", None, Type::Struct(_)) => field.always = true,
+        ("always", None, Type::Struct(_) | Type::List(_)) => field.always = true,
         ("default", Some(value), Type::Scalar(Scalar::String)) => {
             field.key_default = Some(Cow::Borrowed(value))
         }

@@ -212,7 +212,7 @@ const NESTED: &[(&str, &str)] = &[
 /// What an item of a list has when it leaves out a key.
 const KEY_DEFAULTS: &[(&str, &str)] = &[("ContainerPort.protocol", "TCP"), ("ServicePort.protocol", "TCP")];
 
-/// Structures that are no pointers on the wire: there, maybe empty, whenever their owner is. `*.x` holds for every structure.
+/// Structures that are no pointers on the wire, and a list that is never left out: there, maybe empty, whenever their owner is. `*.x` holds for every structure.
 const ALWAYS: &[&str] = &[
     "*.metadata",
     "*.spec",
@@ -234,6 +234,7 @@ const ALWAYS: &[&str] = &[
     "NodeStatus.daemonEndpoints",
     "NodeStatus.nodeInfo",
     "PersistentVolumeClaimSpec.resources",
+    "PodSpec.containers",
     "PodTemplate.template",
     "ReplicaSetSpec.template",
     "ServiceStatus.loadBalancer",
@@ -358,7 +359,7 @@ impl<'a> Facts<'a> {
         }
         let known = ALWAYS.contains(&key.as_str()) || ALWAYS.contains(&format!("*.{name}").as_str());
         let is_opaque = OPAQUE.iter().any(|(opaque, _)| ty.ends_with(&format!(".{opaque}")));
-        if known && ty.starts_with("io.k8s.") && !is_opaque {
+        if known && ty.contains("io.k8s.") && !is_opaque {
             out.push_str(" always");
         }
         out
