@@ -119,6 +119,7 @@ impl Call<'_> {
             if resource.builtin == Some(BuiltinKind::Namespace) {
                 api.furnish_namespace(txn, key.name());
             }
+            admit::settle(txn, &resource);
             Ok(stored)
         });
         match stored.await {

@@ -193,7 +193,9 @@ impl Call<'_> {
                 return txn.remove_as(&collection, &key, new).ok_or(Refusal::Stale);
             }
             admit::reserve(&api, txn, &resource, &key, &mut new, Some(current.value()))?;
-            Ok(txn.put(&collection, &key, new))
+            let stored = txn.put(&collection, &key, new);
+            admit::settle(txn, &resource);
+            Ok(stored)
         });
         Ok(stored.await?)
     }
