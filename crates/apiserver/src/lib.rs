@@ -24,6 +24,7 @@ mod catalog;
 mod definitions;
 mod discovery;
 pub mod http;
+mod marks;
 mod metrics;
 mod rest;
 mod server;
@@ -160,7 +161,7 @@ impl Server {
             definitions: config.definitions,
             ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
             keys,
-            authorizer: auth::authorize::Authorizer::FixedRoles,
+            rbac: marks::Made::default(),
             authority_pem,
             advertise,
             run_dir: config.run_dir,

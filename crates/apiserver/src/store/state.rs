@@ -10,6 +10,7 @@ use super::index::{self, Index, Indexes};
 use super::log::Change;
 use super::object::{Collection, EventType, Key, Object};
 use crate::allocations::Allocations;
+use crate::marks::Marks;
 
 /// The objects of one collection in list order. Cloning is a pointer.
 pub type Objects = OrdMap<Key, Arc<Object>>;
@@ -21,6 +22,7 @@ pub struct State {
     collections: OrdMap<Collection, Objects>,
     indexes: Indexes,
     allocations: Allocations,
+    marks: Marks,
 }
 
 impl State {
@@ -98,6 +100,11 @@ impl State {
         &self.allocations
     }
 
+    /// When roles, webhooks and policies last changed.
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
     /// Puts an object with the revision it carries.
     pub(super) fn load(
         &mut self,
@@ -110,6 +117,7 @@ impl State {
             self.collections.entry(collection.clone()).or_default().insert(key.clone(), Arc::clone(&object));
         self.indexes.replace(collection, &key, old.as_deref(), Some(&object));
         self.allocations.replace(collection, old.as_deref(), Some(&object));
+        self.marks.note(collection, self.revision);
         old
     }
 
@@ -124,6 +132,7 @@ impl State {
         let old = self.collections.get_mut(collection)?.remove(key)?;
         self.indexes.replace(collection, key, Some(&old), None);
         self.allocations.replace(collection, Some(&old), None);
+        self.marks.note(collection, self.revision);
         Some(old)
     }
 }

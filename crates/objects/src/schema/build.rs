@@ -15,7 +15,7 @@ pub struct Builder {
 /// A field that no protobuf message has, whose zero is a value.
 pub fn field(name: Text, ty: Type, required: bool) -> Field {
     let (tag, patch) = (Tag::default(), PatchStrategy::default());
-    Field { name, required, zero_is_value: true, tag, ty, patch }
+    Field { name, required, zero_is_value: true, tag, ty, patch, key_default: None, always: false }
 }
 
 impl Builder {
