@@ -287,6 +287,7 @@ impl Call<'_> {
             namespace: &self.target.namespace,
             dry_run: options.keep == Keep::DryRun,
             query: self.query,
+            options: None,
         }
     }
 

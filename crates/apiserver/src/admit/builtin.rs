@@ -5,6 +5,7 @@ use fairway_objects::registry::{BuiltinKind, Resource};
 use fairway_objects::status::{Qualified, Status};
 use serde_json::{Value, json};
 
+use crate::server::Api;
 use crate::store::{Collection, Key, State};
 
 /// Where pods find their account.
@@ -15,12 +16,8 @@ const ACCOUNT_TOKEN_SECONDS: u32 = 3607;
 const TOLERATION_SECONDS: u32 = 300;
 
 /// Completes a new object from the state around it, or refuses it.
-pub(super) fn create(
-    resource: &Resource,
-    object: &mut Value,
-    state: &State,
-    random: u64,
-) -> Result<(), Status> {
+pub(super) fn create(api: &Api, resource: &Resource, object: &mut Value, random: u64) -> Result<(), Status> {
+    let state = &*api.store.state();
     match resource.builtin {
         Some(BuiltinKind::Pod) => {
             service_account(object, state, random)?;

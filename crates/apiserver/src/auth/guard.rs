@@ -103,6 +103,8 @@ impl Api {
         if decision.is_allowed() {
             return Ok(());
         }
+        self.metrics.deny();
+        tracing::debug!(user = user.name, ?action, "no role allows it");
         let mut status = match action {
             Action::Path { verb, path } => {
                 let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);

@@ -46,6 +46,8 @@ pub(super) struct DeleteOptions {
     uid: String,
     version: String,
     keep: Keep,
+    /// As they were sent.
+    given: Arc<Value>,
 }
 
 /// What a delete did.
@@ -93,6 +95,7 @@ impl Call<'_> {
             uid: given.text(&["preconditions", "uid"]).to_owned(),
             version: given.text(&["preconditions", "resourceVersion"]).to_owned(),
             keep: if dry { Keep::DryRun } else { keep },
+            given: Arc::new(given),
         })
     }
 
@@ -117,12 +120,13 @@ impl Call<'_> {
         let write = WriteOptions { keep: options.keep, validation: FieldValidation::Ignore };
         let attributes = Attributes {
             namespace: key.namespace(),
+            options: Some(&options.given),
             ..self.attributes(Operation::Delete, "", key.name(), write)
         };
         let mut warnings =
             admit::mutate(self.api, &attributes, &mut Value::Null, Some(current.value())).await?;
         warnings.extend(admit::validate(self.api, &attributes, &Value::Null, Some(current.value())).await?);
-        Ok((self.commit_delete(key, options).await?, warnings))
+        Ok((self.commit_delete(key, options.clone()).await?, warnings))
     }
 
     async fn commit_delete(&self, key: Key, options: DeleteOptions) -> Result<Outcome, Status> {
@@ -183,6 +187,7 @@ impl Call<'_> {
             uid: String::new(),
             version: String::new(),
             keep,
+            given: Arc::new(json!({})),
         };
         self.delete_one(self.key(name), options).await.map(drop)
     }
@@ -301,6 +306,7 @@ mod tests {
             uid: String::new(),
             version: String::new(),
             keep: Keep::Yes,
+            given: Arc::new(json!({})),
         }
     }
 

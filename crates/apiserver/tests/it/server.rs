@@ -56,8 +56,8 @@ impl Pki {
 
     /// A certificate for a user in groups, or for a server.
     pub(crate) fn identity(&self, name: &str, groups: &[&str]) -> Identity {
-        let mut params =
-            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let names = ["127.0.0.1", "localhost", "hook.default.svc"].map(str::to_owned);
+        let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         for group in groups {
