@@ -14,10 +14,14 @@
 //! Policies and webhooks may take time and ask others, so these stages run beside the traffic; without any they cost one atomic load.
 
 mod access;
+pub(crate) mod account;
 mod builtin;
 mod condition;
+pub(crate) mod disruption;
+mod limits;
 mod matching;
 mod policy;
+mod quota;
 mod webhook;
 
 use std::sync::Arc;
@@ -197,6 +201,9 @@ pub(crate) async fn validate(
     let state = api.store.state();
     let configured = api.configured.at(state.marks().admission, || Configured::new(&state));
     let mut warnings = Warnings::new();
+    if attributes.is_new_object() {
+        limits::check(attributes.resource, object, &builtin::limit_ranges(&state, attributes))?;
+    }
     if !configured.validating.is_empty() || !configured.policies.is_empty() {
         let request = Request::new(api, state, attributes, old);
         warnings.extend(policy::validate(&api.metrics, &request, &configured.policies, object)?);
@@ -205,10 +212,11 @@ pub(crate) async fn validate(
     Ok(warnings)
 }
 
-/// The last look, in the writer's order: the namespace takes new objects, addresses and ports are free. Completes what is allocated.
+/// The last look, in the writer's order: the namespace takes new objects, quotas have room, addresses and ports are free. Completes what
+/// is allocated.
 pub(crate) fn reserve(
     api: &Api,
-    txn: &Txn,
+    txn: &mut Txn,
     resource: &Resource,
     key: &Key,
     new: &mut Value,
@@ -225,12 +233,35 @@ pub(crate) fn reserve(
     if resource.builtin == Some(BuiltinKind::Service) {
         allocate::service(new, old, &api.ranges, txn.state().allocations().used(), rand::random())?;
     }
-    Ok(())
+    quota::charge(txn, resource, key.namespace(), Some(new), old)
+}
+
+/// Gives back what an object used that is gone.
+pub(crate) fn release(txn: &mut Txn, resource: &Resource, key: &Key, old: &Value) {
+    // What becomes less is never refused.
+    let _ = quota::charge(txn, resource, key.namespace(), None, Some(old));
 }
 
 /// What follows from a change of this resource, in the same transaction.
-pub(crate) fn settle(txn: &mut Txn, resource: &Resource) {
-    if resource.builtin == Some(BuiltinKind::ClusterRole) {
-        aggregate_roles(txn);
+pub(crate) fn settle(api: &Api, txn: &mut Txn, resource: &Resource, key: &Key) {
+    match resource.builtin {
+        Some(BuiltinKind::ClusterRole) => aggregate_roles(txn),
+        Some(BuiltinKind::ResourceQuota) => recount(api, txn, key.namespace()),
+        _ => {}
     }
+}
+
+/// Counts what the objects of a namespace use of its quotas.
+pub(crate) fn recount(api: &Api, txn: &mut Txn, namespace: &str) {
+    let registry = Arc::clone(&api.catalog.load().registry);
+    let mut resources: Vec<&Resource> = Vec::new();
+    for resource in registry.resources() {
+        let counted = resource.is_stored() && resource.is_namespaced();
+        // Several versions are one collection.
+        let is_new = |known: &&Resource| known.group() == resource.group() && known.plural == resource.plural;
+        if counted && !resources.iter().any(is_new) {
+            resources.push(resource);
+        }
+    }
+    quota::recount(txn, &resources, namespace);
 }

@@ -1,6 +1,7 @@
 //! What the server does by itself, beside answering: it keeps its own objects there, and forgets events after an hour, or the oldest when
 //! there are too many. Nobody else does either.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use fairway_objects::document::Document;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::admit;
 use crate::server::Api;
 use crate::store::{Collection, Keep, Key, Objects};
 
@@ -29,6 +31,24 @@ pub(crate) async fn run(api: Arc<Api>) {
             tracing::warn!("the cluster's first objects could not be kept; trying again soon");
         }
         forget_events(&api).await;
+        keep_accounts(&api).await;
+    }
+}
+
+/// Tokens of Secrets follow their accounts, and what quotas count is counted again.
+async fn keep_accounts(api: &Arc<Api>) {
+    let own = Arc::clone(api);
+    let kept = api.store.commit(Keep::Yes, move |txn| {
+        admit::account::settle_secrets(&own, txn);
+        let quotas = txn.state().objects(&Collection::new("", "resourcequotas"));
+        let namespaces: BTreeSet<&str> = quotas.keys().map(Key::namespace).collect();
+        for namespace in namespaces {
+            admit::recount(&own, txn, namespace);
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    if kept.await.is_err() {
+        tracing::warn!("tokens of Secrets and quotas could not be followed up; trying again soon");
     }
 }
 

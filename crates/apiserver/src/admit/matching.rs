@@ -204,7 +204,6 @@ mod tests {
     use crate::http::query::Query;
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn rules_and_selectors_say_whom_it_is_about() {
         struct Case {
             name: &'static str,

@@ -124,6 +124,58 @@ impl Claims {
     }
 }
 
+/// Issuer of tokens that are kept in Secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// Claims of a token that is kept in a Secret and holds as long as that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    iss: String,
+    /// The account, as a user name.
+    pub sub: String,
+    /// Of the account and the Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// Its uid.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub account_uid: String,
+}
+
+impl LegacyClaims {
+    /// Claims of the token of a Secret.
+    pub fn new(namespace: &str, secret: &str, account: &Reference) -> Self {
+        Self {
+            iss: LEGACY_ISSUER.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{}", account.name),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.name.clone(),
+            account_uid: account.uid.clone(),
+        }
+    }
+
+    /// The user that the token stands for.
+    pub fn user(&self) -> User {
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{}", self.namespace),
+            AUTHENTICATED.to_owned(),
+        ];
+        User {
+            name: self.sub.clone(),
+            uid: self.account_uid.clone(),
+            groups: groups.into(),
+            ..User::default()
+        }
+    }
+}
+
 impl Keys {
     /// From an EC P-256 private key in PKCS #8 PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, jsonwebtoken::errors::Error> {
@@ -135,8 +187,8 @@ impl Keys {
         Ok(Self { verifying: DecodingKey::from_jwk(&jwk)?, signing, id, jwk })
     }
 
-    /// A signed token.
-    pub fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+    /// A signed token of [`Claims`] or [`LegacyClaims`].
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, jsonwebtoken::errors::Error> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = None;
         header.kid = Some(self.id.clone());
@@ -151,6 +203,16 @@ impl Keys {
         validation.set_audience(audiences);
         validation.validate_nbf = true;
         Ok(jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)?.claims)
+    }
+
+    /// The claims of a token of a Secret that we signed. Whether the Secret still holds it is for the caller to see.
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, jsonwebtoken::errors::Error> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_issuer(&[LEGACY_ISSUER]);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        Ok(jsonwebtoken::decode::<LegacyClaims>(token, &self.verifying, &validation)?.claims)
     }
 
     /// The public keys (RFC 7517).

@@ -38,10 +38,9 @@ impl Call<'_> {
         if audiences.is_empty() {
             audiences.push(crate::auth::token::ISSUER.to_owned());
         }
-        match self.api.token_claims(review.text(&["spec", "token"]), &audiences) {
-            Ok(claims) => {
-                audiences.retain(|audience| claims.aud.contains(audience));
-                json!({"authenticated": true, "user": claims.user().to_json(), "audiences": audiences})
+        match self.api.token_user(review.text(&["spec", "token"]), &audiences) {
+            Ok((user, audiences)) => {
+                json!({"authenticated": true, "user": user.to_json(), "audiences": audiences})
             }
             Err(error) => json!({"authenticated": false, "user": {}, "error": error.to_string()}),
         }

@@ -190,7 +190,6 @@ async fn webhooks_change_and_refuse_in_the_order_of_their_names() {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one table of cases")]
 async fn faults_of_webhooks_are_told_or_ignored() {
     struct Case {
         name: &'static str,

@@ -178,6 +178,21 @@ impl Running {
         Client { sender, headers: Vec::new() }
     }
 
+    /// A kubeconfig for whoever a token stands for.
+    pub(crate) fn token_kubeconfig(&self, token: &str) -> PathBuf {
+        let path = self.pki.path("token.kubeconfig");
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: t\n\
+             clusters: [{{name: t, cluster: {{server: \"https://{}\", certificate-authority: {}}}}}]\n\
+             users: [{{name: t, user: {{token: {token}}}}}]\n\
+             contexts: [{{name: t, context: {{cluster: t, user: t}}}}]\n",
+            self.address,
+            self.pki.path("ca.crt").display(),
+        );
+        std::fs::write(&path, config).unwrap();
+        path
+    }
+
     /// A kubeconfig for the administrator.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         let path = self.pki.path("kubeconfig");

@@ -64,10 +64,15 @@ struct Route {
     path: String,
 }
 
+/// Name and address, and the authority that it was checked against.
+type Destination = (String, Vec<u8>);
+
+type Connection = SendRequest<Full<Bytes>>;
+
 /// Connections that wait for the next question, by where they go and whom they trust.
 #[derive(Default)]
 pub(crate) struct Connections {
-    idle: Mutex<HashMap<(String, Vec<u8>), Vec<SendRequest<Full<Bytes>>>>>,
+    idle: Mutex<HashMap<Destination, Vec<Connection>>>,
 }
 
 impl std::fmt::Debug for Connections {
@@ -191,9 +196,9 @@ impl Connections {
     async fn send(
         &self,
         route: &Route,
-        mut connection: SendRequest<Full<Bytes>>,
+        mut connection: Connection,
         body: Bytes,
-        key: (String, Vec<u8>),
+        key: Destination,
         timeout_seconds: u64,
     ) -> Result<Result<Bytes, CallError>, String> {
         let request = Request::builder()
@@ -229,7 +234,7 @@ impl Connections {
         })
     }
 
-    fn take(&self, key: &(String, Vec<u8>)) -> Option<SendRequest<Full<Bytes>>> {
+    fn take(&self, key: &Destination) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.get_mut(key)?;
         while let Some(connection) = kept.pop() {
@@ -240,7 +245,7 @@ impl Connections {
         None
     }
 
-    fn keep(&self, key: (String, Vec<u8>), connection: SendRequest<Full<Bytes>>) {
+    fn keep(&self, key: Destination, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() >= TARGETS_MAX {
             idle.retain(|_, kept| {
@@ -263,7 +268,7 @@ async fn connect(
     address: &str,
     port: u16,
     authority: &[u8],
-) -> Result<Result<SendRequest<Full<Bytes>>, String>, CallError> {
+) -> Result<Result<Connection, String>, CallError> {
     let config = tls(authority)?;
     let connected = async {
         let stream = TcpStream::connect((address, port))

@@ -184,6 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of cases")]
     fn answers_are_read_as_kubernetes_reads_them() {
         struct Case {
             name: &'static str,
