@@ -53,6 +53,8 @@ pub(crate) enum Operation {
     Update,
     /// The end of an object.
     Delete,
+    /// A stream to what an object stands for.
+    Connect,
 }
 
 /// A write as admission sees it, apart from the object.

@@ -68,12 +68,15 @@ pub(super) fn question(request: &Value) -> Value {
 /// The options of the request as an object.
 fn options(attributes: &Attributes<'_>) -> Value {
     use super::super::Operation;
+    if attributes.operation == Operation::Connect {
+        return Value::Null;
+    }
     let (kind, query) = (
         match attributes.operation {
             Operation::Create => "CreateOptions",
             Operation::Update if attributes.query.has("force") => "PatchOptions",
             Operation::Update => "UpdateOptions",
-            Operation::Delete => "DeleteOptions",
+            Operation::Delete | Operation::Connect => "DeleteOptions",
         },
         attributes.query,
     );
