@@ -24,11 +24,9 @@ fn usage(resource: &Resource, object: &Value) -> Amounts {
     let suffix = if resource.group().is_empty() { String::new() } else { format!(".{}", resource.group()) };
     amounts.insert(format!("count/{}{suffix}", resource.plural), one);
     match resource.builtin {
-        Some(BuiltinKind::Pod) => {
-            if !matches!(object.text(&["status", "phase"]), "Succeeded" | "Failed") {
-                amounts.insert("pods".to_owned(), one);
-                amounts.extend(compute(object));
-            }
+        Some(BuiltinKind::Pod) if !matches!(object.text(&["status", "phase"]), "Succeeded" | "Failed") => {
+            amounts.insert("pods".to_owned(), one);
+            amounts.extend(compute(object));
         }
         Some(BuiltinKind::Service) => {
             amounts.insert("services".to_owned(), one);
