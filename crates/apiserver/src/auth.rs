@@ -3,7 +3,7 @@
 pub mod authorize;
 pub mod bootstrap;
 pub mod certificate;
-mod guard;
+pub(crate) mod guard;
 pub mod rbac;
 pub mod token;
 

@@ -162,6 +162,8 @@ impl Server {
             ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
             keys,
             rbac: marks::Made::default(),
+            configured: marks::Made::default(),
+            webhooks: admit::Connections::default(),
             authority_pem,
             advertise,
             run_dir: config.run_dir,

@@ -25,6 +25,32 @@ pub(crate) struct Metrics {
     latencies: Mutex<BTreeMap<&'static str, Histogram>>,
     watches: Arc<AtomicUsize>,
     refused: AtomicU64,
+    denied: AtomicU64,
+    admissions: Mutex<BTreeMap<(String, Verdict), Histogram>>,
+}
+
+/// What became of a question to a webhook or of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
+    /// It was in favour.
+    Allowed,
+    /// It refused.
+    Denied,
+    /// It did not answer, and that counts as a refusal.
+    Failed,
+    /// It did not answer, and that counts for nothing.
+    Ignored,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Failed => "failed",
+            Self::Ignored => "ignored",
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +58,26 @@ struct Histogram {
     buckets: [u64; BUCKETS.len()],
     count: u64,
     sum_s: f64,
+}
+
+impl Histogram {
+    fn observe(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.count += 1;
+        self.sum_s += seconds;
+        for (bucket, bound) in self.buckets.iter_mut().zip(BUCKETS) {
+            *bucket += u64::from(seconds <= bound);
+        }
+    }
+
+    fn write(&self, text: &mut String, name: &str, labels: &str) -> std::fmt::Result {
+        for (count, bound) in self.buckets.iter().zip(BUCKETS) {
+            writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}")?;
+        }
+        writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count)?;
+        writeln!(text, "{name}_sum{{{labels}}} {}", self.sum_s)?;
+        writeln!(text, "{name}_count{{{labels}}} {}", self.count)
+    }
 }
 
 /// Counts as an open watch until it is dropped.
@@ -59,6 +105,19 @@ impl Metrics {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a request that no role allows.
+    pub(crate) fn deny(&self) {
+        self.denied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what a webhook or policy said. Names beyond the limit are counted together.
+    pub(crate) fn admitted(&self, name: &str, verdict: Verdict, took: Duration) {
+        let mut admissions = self.admissions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = admissions.contains_key(&(name.to_owned(), verdict));
+        let name = if known || admissions.len() < SERIES_MAX { name } else { "others" };
+        admissions.entry((name.to_owned(), verdict)).or_default().observe(took);
+    }
+
     /// Counts an answered request. `resource` is "" for paths.
     pub(crate) fn answered(&self, verb: &'static str, resource: &str, code: u16, took: Duration) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,13 +126,7 @@ impl Metrics {
         }
         drop(requests);
         let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        let histogram = latencies.entry(verb).or_default();
-        let seconds = took.as_secs_f64();
-        histogram.count += 1;
-        histogram.sum_s += seconds;
-        for (bucket, bound) in histogram.buckets.iter_mut().zip(BUCKETS) {
-            *bucket += u64::from(seconds <= bound);
-        }
+        latencies.entry(verb).or_default().observe(took);
     }
 
     /// The text that Prometheus reads.
@@ -103,12 +156,17 @@ impl Metrics {
             "# HELP {name} Time from the head of a request to the head of its answer.\n# TYPE {name} histogram"
         )?;
         for (verb, histogram) in self.latencies.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            for (count, bound) in histogram.buckets.iter().zip(BUCKETS) {
-                writeln!(text, "{name}_bucket{{verb=\"{verb}\",le=\"{bound}\"}} {count}")?;
-            }
-            writeln!(text, "{name}_bucket{{verb=\"{verb}\",le=\"+Inf\"}} {}", histogram.count)?;
-            writeln!(text, "{name}_sum{{verb=\"{verb}\"}} {}", histogram.sum_s)?;
-            writeln!(text, "{name}_count{{verb=\"{verb}\"}} {}", histogram.count)?;
+            histogram.write(text, name, &format!("verb=\"{verb}\""))?;
+        }
+        let name = "apiserver_admission_duration_seconds";
+        writeln!(
+            text,
+            "# HELP {name} Time that webhooks and policies took, by what they said.\n# TYPE {name} histogram"
+        )?;
+        for ((who, verdict), histogram) in
+            self.admissions.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            histogram.write(text, name, &format!("name={who:?},verdict=\"{}\"", verdict.as_str()))?;
         }
         self.write_singles(text, store, pulses)?;
         write_collections(text, store)
@@ -164,6 +222,12 @@ impl Metrics {
                 "counter",
                 "Requests refused under load.",
                 load(&self.refused),
+            ),
+            (
+                "apiserver_authorization_denied_total",
+                "counter",
+                "Requests and impersonations that no role allows.",
+                load(&self.denied),
             ),
             ("fairway_store_revision", "gauge", "The newest revision.", state.revision()),
             (

@@ -20,13 +20,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fairway_objects::convert;
 use fairway_objects::decode::{self, Decoded, FieldValidation};
+use fairway_objects::document::Document;
 use fairway_objects::field::{FieldError, Path};
 use fairway_objects::patch::PatchType;
 use fairway_objects::registry::{ObjectType, Resource, Verb};
 use fairway_objects::status::{Qualified, Status};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::admit::{self, Attributes, Operation, Warnings};
@@ -180,6 +181,7 @@ impl Call<'_> {
             }
             ("log", "GET") => self.log(name).await,
             ("exec" | "attach" | "portforward", "GET" | "POST") => {
+                self.admit_stream(name, subresource, &known.object).await?;
                 self.tunnel(name, subresource, request).await
             }
             _ => Err(Status::method_not_allowed()),
@@ -199,6 +201,30 @@ impl Call<'_> {
         warnings.extend(admit::mutate(self.api, &attributes, &mut object, None).await?);
         warnings.extend(admit::validate(self.api, &attributes, &object, None).await?);
         Ok((object, warnings))
+    }
+
+    /// Admission of a stream: the object is what the query asks for.
+    async fn admit_stream(&self, name: &str, subresource: &str, kind: &ObjectType) -> Result<(), Status> {
+        let mut asked = json!({"apiVersion": kind.api_version(), "kind": &*kind.kind});
+        for flag in ["stdin", "stdout", "stderr", "tty"].iter().filter(|flag| self.query.has(flag)) {
+            asked.put(&[*flag], self.query.flag(flag));
+        }
+        if self.query.has("container") {
+            asked.put(&["container"], self.query.text("container"));
+        }
+        let words = |name| self.query.all(name).collect::<Vec<_>>();
+        match subresource {
+            "exec" => asked.put(&["command"], words("command")),
+            "portforward" => {
+                let ports = words("ports").into_iter().filter_map(|port| port.parse::<u16>().ok());
+                asked.put(&["ports"], ports.collect::<Vec<_>>());
+            }
+            _ => {}
+        }
+        let options = WriteOptions { keep: Keep::Yes, validation: FieldValidation::Ignore };
+        let attributes = self.attributes(Operation::Connect, subresource, name, options);
+        admit::mutate(self.api, &attributes, &mut asked, None).await?;
+        admit::validate(self.api, &attributes, &asked, None).await.map(drop)
     }
 
     async fn update_from(
@@ -317,6 +343,7 @@ impl Call<'_> {
             namespace: &self.target.namespace,
             dry_run: options.keep == Keep::DryRun,
             query: self.query,
+            options: None,
         }
     }
 

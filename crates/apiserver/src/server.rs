@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::admit::{Configured, Connections};
 use crate::auth::rbac::Rbac;
 use crate::auth::token::Keys;
 use crate::catalog::Catalog;
@@ -46,6 +47,10 @@ pub(crate) struct Api {
     pub(crate) keys: Keys,
     /// What roles and bindings say.
     pub(crate) rbac: Made<Rbac>,
+    /// Webhooks and policies.
+    pub(crate) configured: Made<Configured>,
+    /// Connections to webhooks.
+    pub(crate) webhooks: Connections,
     pub(crate) authority_pem: String,
     pub(crate) advertise: std::net::SocketAddr,
     pub(crate) run_dir: PathBuf,

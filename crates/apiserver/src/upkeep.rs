@@ -1,14 +1,16 @@
 //! What the server does by itself, beside answering: it keeps its own objects there, and forgets events after an hour, or the oldest when
 //! there are too many. Nobody else does either.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::admit;
 use crate::rest::watch::pulse;
 use crate::server::Api;
-use crate::store::{Collection, Keep};
+use crate::store::{Collection, Keep, Key};
 
 /// How long an event is kept.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
@@ -29,6 +31,7 @@ pub(crate) async fn run(api: Arc<Api>) {
         }
         forget_events(&api).await;
         api.store.compact().await;
+        keep_accounts(&api).await;
     }
 }
 
@@ -39,6 +42,23 @@ pub(crate) async fn look_at_watches(api: Arc<Api>) {
             () = api.stop.cancelled() => return,
             () = tokio::time::sleep(pulse::INTERVAL) => api.pulses.look(),
         }
+    }
+}
+
+/// Tokens of Secrets follow their accounts, and what quotas count is counted again.
+async fn keep_accounts(api: &Arc<Api>) {
+    let own = Arc::clone(api);
+    let kept = api.store.commit(Keep::Yes, move |txn| {
+        admit::account::settle_secrets(&own, txn);
+        let quotas = txn.state().objects(&Collection::new("", "resourcequotas"));
+        let namespaces: BTreeSet<&str> = quotas.keys().map(Key::namespace).collect();
+        for namespace in namespaces {
+            admit::recount(&own, txn, namespace);
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    if kept.await.is_err() {
+        tracing::warn!("tokens of Secrets and quotas could not be followed up; trying again soon");
     }
 }
 

@@ -23,6 +23,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod document;
 pub mod encode;
+pub mod expression;
 pub mod field;
 pub mod gateway_api;
 pub mod names;

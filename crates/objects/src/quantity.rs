@@ -92,6 +92,29 @@ impl Quantity {
         i64::try_from(div_away(self.nanos, NANO / 1000)).unwrap_or(i64::MAX)
     }
 
+    /// So many whole units.
+    pub fn whole(units: i64) -> Quantity {
+        Quantity { nanos: (i128::from(units) * NANO).clamp(-MAX, MAX), format: Format::Decimal }
+    }
+
+    /// The sum, printed as the first of the two that is not zero.
+    #[must_use]
+    pub fn plus(self, other: Quantity) -> Quantity {
+        let format = if self.nanos == 0 { other.format } else { self.format };
+        Quantity { nanos: (self.nanos + other.nanos).clamp(-MAX, MAX), format }
+    }
+
+    /// The difference.
+    #[must_use]
+    pub fn minus(self, other: Quantity) -> Quantity {
+        self.plus(Quantity { nanos: -other.nanos, format: other.format })
+    }
+
+    /// Whether it is nothing.
+    pub fn is_zero(&self) -> bool {
+        self.nanos == 0
+    }
+
     /// Whether it is below zero.
     pub fn is_negative(&self) -> bool {
         self.nanos < 0

@@ -5,6 +5,8 @@ use fairway_objects::registry::{BuiltinKind, Resource};
 use fairway_objects::status::{Qualified, Status};
 use serde_json::{Value, json};
 
+use super::{Attributes, account, limits};
+use crate::server::Api;
 use crate::store::{Collection, Key, State};
 
 /// Where pods find their account.
@@ -15,17 +17,19 @@ const ACCOUNT_TOKEN_SECONDS: u32 = 3607;
 const TOLERATION_SECONDS: u32 = 300;
 
 /// Completes a new object from the state around it, or refuses it.
-pub(super) fn create(
-    resource: &Resource,
-    object: &mut Value,
-    state: &State,
-    random: u64,
-) -> Result<(), Status> {
+pub(super) fn create(api: &Api, resource: &Resource, object: &mut Value, random: u64) -> Result<(), Status> {
+    let state = &*api.store.state();
     match resource.builtin {
         Some(BuiltinKind::Pod) => {
+            let namespace = document::namespace(object).to_owned();
+            limits::complete(object, &ranges_of(state, &namespace));
             service_account(object, state, random)?;
             tolerations(object);
             priority(object, state)
+        }
+        Some(BuiltinKind::Secret) => {
+            account::complete_secret(api, object, state);
+            Ok(())
         }
         Some(BuiltinKind::Ingress) => {
             ingress_class(object, state);
@@ -33,6 +37,20 @@ pub(super) fn create(
         }
         _ => Ok(()),
     }
+}
+
+/// The LimitRanges that a request for a pod or claim has to keep to.
+pub(super) fn limit_ranges(state: &State, attributes: &Attributes<'_>) -> Vec<Value> {
+    match attributes.resource.builtin {
+        Some(BuiltinKind::Pod | BuiltinKind::PersistentVolumeClaim) => ranges_of(state, attributes.namespace),
+        _ => Vec::new(),
+    }
+}
+
+fn ranges_of(state: &State, namespace: &str) -> Vec<Value> {
+    let ranges = state.objects(&Collection::new("", "limitranges"));
+    let of = ranges.iter().filter(|(key, _)| key.namespace() == namespace);
+    of.map(|(_, range)| range.value().clone()).collect()
 }
 
 /// What to tell whoever writes this kind.

@@ -11,6 +11,7 @@ use super::authorize::{Action, Decision, ResourceAction};
 use super::rbac::{Rbac, Stored};
 use super::token::{Claims, ISSUER, Reference};
 use super::{AUTHENTICATED, UNAUTHENTICATED, User};
+use crate::admit::account;
 use crate::http::listen::Peer;
 use crate::http::query::Query;
 use crate::http::route::Target;
@@ -41,13 +42,12 @@ impl Api {
         let user = match (&peer.certificate, bearer) {
             (Some(user), _) => user.clone(),
             (None, Some((_, token))) => {
-                let claims = self.token_claims(token.trim(), &[ISSUER.to_owned()]);
-                claims
-                    .map_err(|error| {
-                        tracing::debug!(address = %peer.address, %error, "refused a token");
-                        Status::unauthorized()
-                    })?
-                    .user()
+                let known = self.token_user(token.trim(), &[ISSUER.to_owned()]);
+                let known = known.map_err(|error| {
+                    tracing::debug!(address = %peer.address, %error, "refused a token");
+                    Status::unauthorized()
+                })?;
+                known.0
             }
             (None, None) => User::anonymous(),
         };
@@ -60,8 +60,30 @@ impl Api {
         }
     }
 
+    /// The user that a token stands for, and those of `audiences` that it is for.
+    pub(crate) fn token_user(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(User, Vec<String>), TokenError> {
+        match self.token_claims(token, audiences) {
+            Ok(claims) => {
+                let meant = audiences.iter().filter(|audience| claims.aud.contains(audience));
+                Ok((claims.user(), meant.cloned().collect()))
+            }
+            Err(error @ TokenError::Gone { .. }) => Err(error),
+            Err(error) => match self.keys.verify_legacy(token) {
+                Ok(claims) if audiences.iter().any(|audience| audience == ISSUER) => {
+                    account::holds(&self.store.state(), &claims, token)?;
+                    Ok((claims.user(), vec![ISSUER.to_owned()]))
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
     /// The claims of a token whose account, and what else it is bound to, still exist.
-    pub(crate) fn token_claims(&self, token: &str, audiences: &[String]) -> Result<Claims, TokenError> {
+    fn token_claims(&self, token: &str, audiences: &[String]) -> Result<Claims, TokenError> {
         let claims = self.keys.verify(token, audiences)?;
         let state = self.store.state();
         let binding = &claims.binding;
@@ -103,6 +125,8 @@ impl Api {
         if decision.is_allowed() {
             return Ok(());
         }
+        self.metrics.deny();
+        tracing::debug!(user = user.name, ?action, "no role allows it");
         let mut status = match action {
             Action::Path { verb, path } => {
                 let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);

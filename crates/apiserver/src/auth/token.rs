@@ -1,5 +1,8 @@
 //! Service-account tokens: JSON Web Tokens (RFC 7519) signed by this server, bound to an account and perhaps to a pod.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -13,11 +16,17 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 pub const LIFE_SECONDS_MIN: i64 = 600;
 /// Life of a token that asks for none.
 pub const LIFE_SECONDS_DEFAULT: i64 = 3600;
+/// Longest life that may be asked for.
+pub const LIFE_SECONDS_ASKED_MAX: i64 = 1 << 32;
 /// Longest life: a token that asks for more gets this.
 pub const LIFE_SECONDS_MAX: i64 = 366 * 86400;
 
+/// Tokens whose signature is remembered; checking one takes longer than most requests.
+const VERIFIED_MAX: usize = 1024;
+
 /// Signs and verifies.
 pub struct Keys {
+    verified: Mutex<HashMap<String, Claims>>,
     signing: EncodingKey,
     verifying: DecodingKey,
     id: String,
@@ -124,6 +133,58 @@ impl Claims {
     }
 }
 
+/// Issuer of tokens that are kept in Secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// Claims of a token that is kept in a Secret and holds as long as that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    iss: String,
+    /// The account, as a user name.
+    pub sub: String,
+    /// Of the account and the Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The account.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// Its uid.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub account_uid: String,
+}
+
+impl LegacyClaims {
+    /// Claims of the token of a Secret.
+    pub fn new(namespace: &str, secret: &str, account: &Reference) -> Self {
+        Self {
+            iss: LEGACY_ISSUER.to_owned(),
+            sub: format!("system:serviceaccount:{namespace}:{}", account.name),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.name.clone(),
+            account_uid: account.uid.clone(),
+        }
+    }
+
+    /// The user that the token stands for.
+    pub fn user(&self) -> User {
+        let groups = [
+            "system:serviceaccounts".to_owned(),
+            format!("system:serviceaccounts:{}", self.namespace),
+            AUTHENTICATED.to_owned(),
+        ];
+        User {
+            name: self.sub.clone(),
+            uid: self.account_uid.clone(),
+            groups: groups.into(),
+            ..User::default()
+        }
+    }
+}
+
 impl Keys {
     /// From an EC P-256 private key in PKCS #8 PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, jsonwebtoken::errors::Error> {
@@ -132,11 +193,11 @@ impl Keys {
         let id = jwk.thumbprint(ThumbprintHash::SHA256)?;
         jwk.common.key_id = Some(id.clone());
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-        Ok(Self { verifying: DecodingKey::from_jwk(&jwk)?, signing, id, jwk })
+        Ok(Self { verified: Mutex::default(), verifying: DecodingKey::from_jwk(&jwk)?, signing, id, jwk })
     }
 
-    /// A signed token.
-    pub fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+    /// A signed token of [`Claims`] or [`LegacyClaims`].
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, jsonwebtoken::errors::Error> {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = None;
         header.kid = Some(self.id.clone());
@@ -146,11 +207,47 @@ impl Keys {
     /// The claims of a token that we signed, that has begun, not ended, and is for one of `audiences`. Whether what it is bound to still
     /// exists is for the caller to see.
     pub fn verify(&self, token: &str, audiences: &[String]) -> Result<Claims, jsonwebtoken::errors::Error> {
+        let now_s = jiff::Timestamp::now().as_second();
+        let holds = |claims: &&Claims| {
+            (claims.nbf..claims.exp).contains(&now_s)
+                && claims.aud.iter().any(|known| audiences.contains(known))
+        };
+        if let Some(claims) = self.verified().get(token).filter(holds) {
+            return Ok(claims.clone());
+        }
+        let claims = self.verify_signature(token, audiences)?;
+        let mut verified = self.verified();
+        if verified.len() >= VERIFIED_MAX {
+            verified.clear();
+        }
+        verified.insert(token.to_owned(), claims.clone());
+        Ok(claims)
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashMap<String, Claims>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verify_signature(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Claims, jsonwebtoken::errors::Error> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(audiences);
         validation.validate_nbf = true;
         Ok(jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)?.claims)
+    }
+
+    /// The claims of a token of a Secret that we signed. Whether the Secret still holds it is for the caller to see.
+    pub fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, jsonwebtoken::errors::Error> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_issuer(&[LEGACY_ISSUER]);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        Ok(jsonwebtoken::decode::<LegacyClaims>(token, &self.verifying, &validation)?.claims)
     }
 
     /// The public keys (RFC 7517).
@@ -196,6 +293,7 @@ mod tests {
         let claims = claims(now_s(), 600);
         let token = keys.sign(&claims).unwrap();
         assert_eq!(keys.verify(&token, &audiences).unwrap(), claims);
+        assert_eq!(keys.verify(&token, &audiences).unwrap(), claims, "remembered");
         assert!(others.verify(&token, &audiences).is_err(), "another key");
         assert!(keys.verify(&token, &["vault".to_owned()]).is_err(), "another audience");
         let expired = keys.sign(&self::claims(now_s() - 1000, 600)).unwrap();

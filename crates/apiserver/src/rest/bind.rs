@@ -61,15 +61,21 @@ impl Call<'_> {
         Ok(self.answer_status(&Status::success(201, None)))
     }
 
-    /// `pods/eviction`: a delete with the pod's own grace.
+    /// `pods/eviction`: a delete with the pod's own grace, when its disruption budget allows one.
     pub(super) async fn evict(&self, name: &str, eviction: &Value) -> Result<Response<Body>, Status> {
         let keep = if eviction.list(&["deleteOptions", "dryRun"]).is_empty() {
             self.write_options("CreateOptions")?.keep
         } else {
             Keep::DryRun
         };
-        self.delete_gracefully(name, eviction.int(&["deleteOptions", "gracePeriodSeconds"]), keep).await?;
-        Ok(self.answer_status(&Status::success(201, None)))
+        let stated = document::name(eviction);
+        if !stated.is_empty() && stated != name {
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let warnings = self.delete_evicted(name, eviction.at(&["deleteOptions"]), keep).await?;
+        let mut response = self.answer_status(&Status::success(201, None));
+        super::answer::warn(&mut response, &warnings);
+        Ok(response)
     }
 }
 

@@ -128,7 +128,7 @@ impl Call<'_> {
             if resource.builtin == Some(BuiltinKind::Namespace) {
                 api.furnish_namespace(txn, key.name());
             }
-            admit::settle(txn, &resource);
+            admit::settle(&api, txn, &resource, &key);
             Ok(stored)
         });
         match stored.await {

@@ -46,6 +46,10 @@ pub(super) struct DeleteOptions {
     uid: String,
     version: String,
     keep: Keep,
+    /// As they were sent.
+    given: Arc<Value>,
+    /// Whether a disruption budget has a say.
+    evicts: bool,
 }
 
 /// What a delete did.
@@ -93,6 +97,8 @@ impl Call<'_> {
             uid: given.text(&["preconditions", "uid"]).to_owned(),
             version: given.text(&["preconditions", "resourceVersion"]).to_owned(),
             keep: if dry { Keep::DryRun } else { keep },
+            given: Arc::new(given),
+            evicts: false,
         })
     }
 
@@ -117,16 +123,18 @@ impl Call<'_> {
         let write = WriteOptions { keep: options.keep, validation: FieldValidation::Ignore };
         let attributes = Attributes {
             namespace: key.namespace(),
+            options: Some(&options.given),
             ..self.attributes(Operation::Delete, "", key.name(), write)
         };
         let mut warnings =
             admit::mutate(self.api, &attributes, &mut Value::Null, Some(current.value())).await?;
         warnings.extend(admit::validate(self.api, &attributes, &Value::Null, Some(current.value())).await?);
-        Ok((self.commit_delete(key, options).await?, warnings))
+        Ok((self.commit_delete(key, options.clone()).await?, warnings))
     }
 
     async fn commit_delete(&self, key: Key, options: DeleteOptions) -> Result<Outcome, Status> {
-        let (resource, collection) = (Arc::clone(&self.resource), self.collection.clone());
+        let (api, resource, collection) =
+            (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
         let deleted = self.api.store.commit(options.keep, move |txn| {
             let current = txn.state().object(&collection, &key).cloned();
             let current = current.ok_or_else(|| Status::not_found(resource.qualified(), key.name()))?;
@@ -135,8 +143,14 @@ impl Call<'_> {
                 Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
             let mut object = current.value().clone();
             begin(&resource, &mut object, &options, now);
+            if options.evicts {
+                admit::disruption::take(txn, current.value(), now)?;
+            }
             let outcome = finish(txn, &collection, &key, &current, object);
-            admit::settle(txn, &resource);
+            if matches!(outcome, Outcome::Removed(_)) {
+                admit::release(txn, &resource, &key, current.value());
+            }
+            admit::settle(&api, txn, &resource, &key);
             Ok::<_, Refusal>(outcome)
         });
         let outcome = deleted.await.map_err(|error| match Refusal::from(error) {
@@ -171,21 +185,24 @@ impl Call<'_> {
         answer::list(form, &self.served, deleted, &metadata, self.query, &self.headers)
     }
 
-    /// Deletes a pod with its own grace: what an eviction does.
-    pub(super) async fn delete_gracefully(
+    /// Deletes a pod if its disruption budget allows: what an eviction does.
+    pub(super) async fn delete_evicted(
         &self,
         name: &str,
-        grace_seconds: Option<i64>,
+        given: &Value,
         keep: Keep,
-    ) -> Result<(), Status> {
+    ) -> Result<Warnings, Status> {
         let options = DeleteOptions {
-            grace_seconds,
+            grace_seconds: given.int(&["gracePeriodSeconds"]),
             propagation: None,
-            uid: String::new(),
-            version: String::new(),
+            uid: given.text(&["preconditions", "uid"]).to_owned(),
+            version: given.text(&["preconditions", "resourceVersion"]).to_owned(),
             keep,
+            given: Arc::new(if given.is_object() { given.clone() } else { json!({}) }),
+            evicts: true,
         };
-        self.delete_one(self.key(name), options).await.map(drop)
+        let (_, warnings) = self.delete_one(self.key(name), options).await?;
+        Ok(warnings)
     }
 }
 
@@ -302,6 +319,8 @@ mod tests {
             uid: String::new(),
             version: String::new(),
             keep: Keep::Yes,
+            given: Arc::new(json!({})),
+            evicts: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Kinds that are questions: answered at once, never stored.
 
 use fairway_objects::document::Document;
+use fairway_objects::field::{FieldError, Path};
 use fairway_objects::registry::BuiltinKind;
 use fairway_objects::status::Status;
 use http::Response;
@@ -21,8 +22,12 @@ impl Call<'_> {
             }
             Some(BuiltinKind::SelfSubjectReview) => json!({"userInfo": self.user.to_json()}),
             Some(BuiltinKind::TokenReview) => self.token_review(&object),
-            Some(BuiltinKind::SelfSubjectAccessReview) => self.access(self.user, &object),
+            Some(BuiltinKind::SelfSubjectAccessReview) => {
+                self.check(&object, false)?;
+                self.access(self.user, &object)
+            }
             Some(BuiltinKind::SubjectAccessReview | BuiltinKind::LocalSubjectAccessReview) => {
+                self.check(&object, true)?;
                 self.access(&subject(&object), &object)
             }
             Some(BuiltinKind::SelfSubjectRulesReview) => self.rules(&object),
@@ -32,16 +37,48 @@ impl Call<'_> {
         Ok(body::json(201, &object))
     }
 
+    /// A question about access must be about one thing, and about somebody.
+    fn check(&self, review: &Value, names_subject: bool) -> Result<(), Status> {
+        let spec = Path::new("spec");
+        let (resource, path) = (spec.field("resourceAttributes"), spec.field("nonResourceAttributes"));
+        let asked =
+            (review.has(&["spec", "resourceAttributes"]), review.has(&["spec", "nonResourceAttributes"]));
+        let mut errors = Vec::new();
+        let one = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+        match asked {
+            (true, true) => errors.push(FieldError::invalid(
+                &path,
+                "nonResourceAttributes",
+                "cannot be specified in combination with resourceAttributes",
+            )),
+            (false, false) => errors.push(FieldError::invalid(&resource, Value::Null, one)),
+            _ => {}
+        }
+        let nobody = review.text(&["spec", "user"]).is_empty() && review.list(&["spec", "groups"]).is_empty();
+        if names_subject && nobody {
+            errors.push(FieldError::invalid(
+                &spec.field("user"),
+                "",
+                "at least one of user or group must be specified",
+            ));
+        }
+        let stated = review.text(&["spec", "resourceAttributes", "namespace"]);
+        if self.resource.is_namespaced() && stated != self.target.namespace {
+            let path = resource.field("namespace");
+            errors.push(FieldError::invalid(&path, stated, "must match metadata.namespace"));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&self.resource.object, "", &errors)) }
+    }
+
     fn token_review(&self, review: &Value) -> Value {
         let named = review.list(&["spec", "audiences"]).iter().filter_map(Value::as_str);
         let mut audiences: Vec<String> = named.map(str::to_owned).collect();
         if audiences.is_empty() {
             audiences.push(crate::auth::token::ISSUER.to_owned());
         }
-        match self.api.token_claims(review.text(&["spec", "token"]), &audiences) {
-            Ok(claims) => {
-                audiences.retain(|audience| claims.aud.contains(audience));
-                json!({"authenticated": true, "user": claims.user().to_json(), "audiences": audiences})
+        match self.api.token_user(review.text(&["spec", "token"]), &audiences) {
+            Ok((user, audiences)) => {
+                json!({"authenticated": true, "user": user.to_json(), "audiences": audiences})
             }
             Err(error) => json!({"authenticated": false, "user": {}, "error": error.to_string()}),
         }

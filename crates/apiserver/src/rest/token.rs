@@ -27,6 +27,10 @@ impl Call<'_> {
                 let why = "may not specify a duration less than 10 minutes";
                 return Err(invalid(FieldError::invalid(&spec.field("expirationSeconds"), seconds, why)));
             }
+            Some(seconds) if seconds > token::LIFE_SECONDS_ASKED_MAX => {
+                let why = "may not specify a duration larger than 2^32 seconds";
+                return Err(invalid(FieldError::invalid(&spec.field("expirationSeconds"), seconds, why)));
+            }
             Some(seconds) => seconds.min(token::LIFE_SECONDS_MAX),
         };
         let named = request.list(&["spec", "audiences"]).iter().filter_map(Value::as_str);

@@ -196,11 +196,14 @@ impl Call<'_> {
                 return Err(Refusal::Stale);
             }
             if finished {
-                return txn.remove_as(&collection, &key, new).ok_or(Refusal::Stale);
+                let removed = txn.remove_as(&collection, &key, new).ok_or(Refusal::Stale)?;
+                admit::release(txn, &resource, &key, current.value());
+                admit::settle(&api, txn, &resource, &key);
+                return Ok(removed);
             }
             admit::reserve(&api, txn, &resource, &key, &mut new, Some(current.value()))?;
             let stored = txn.put(&collection, &key, new);
-            admit::settle(txn, &resource);
+            admit::settle(&api, txn, &resource, &key);
             Ok(stored)
         });
         let stored = stored.await?;

@@ -105,6 +105,13 @@ impl State {
         self.marks
     }
 
+    /// Puts an object for tests of what reads states.
+    #[cfg(test)]
+    pub(crate) fn insert_for_test(&mut self, collection: &Collection, key: Key, value: Value) {
+        let object = Object::stamp(value, self.revision + 1);
+        self.load(collection, key, Arc::new(object));
+    }
+
     /// Puts an object with the revision it carries.
     pub(super) fn load(
         &mut self,

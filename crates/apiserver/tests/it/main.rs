@@ -7,10 +7,13 @@
     reason = "a test fails by panicking; the allowance for tests does not reach their helpers"
 )]
 
+mod access;
+mod admission;
 mod apply;
 mod auth;
 mod documents;
 mod kubectl;
+mod limits;
 mod restart;
 mod server;
 mod streams;

@@ -60,8 +60,8 @@ impl Pki {
 
     /// A certificate for a user in groups, or for a server.
     pub(crate) fn identity(&self, name: &str, groups: &[&str]) -> Identity {
-        let mut params =
-            CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let names = ["127.0.0.1", "localhost", "hook.default.svc"].map(str::to_owned);
+        let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         for group in groups {
@@ -181,6 +181,21 @@ impl Running {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
         Client { sender, headers: Vec::new() }
+    }
+
+    /// A kubeconfig for whoever a token stands for.
+    pub(crate) fn token_kubeconfig(&self, token: &str) -> PathBuf {
+        let path = self.pki.path("token.kubeconfig");
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: t\n\
+             clusters: [{{name: t, cluster: {{server: \"https://{}\", certificate-authority: {}}}}}]\n\
+             users: [{{name: t, user: {{token: {token}}}}}]\n\
+             contexts: [{{name: t, context: {{cluster: t, user: t}}}}]\n",
+            self.address,
+            self.pki.path("ca.crt").display(),
+        );
+        std::fs::write(&path, config).unwrap();
+        path
     }
 
     /// A kubeconfig for the administrator.

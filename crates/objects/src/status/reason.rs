@@ -65,4 +65,28 @@ impl Reason {
             Self::Timeout => "Timeout",
         }
     }
+
+    /// The reason of this name; [`Reason::Unstated`] for a name that is none of them.
+    pub fn parse(text: &str) -> Self {
+        const ALL: &[Reason] = &[
+            Reason::BadRequest,
+            Reason::Unauthorized,
+            Reason::Forbidden,
+            Reason::NotFound,
+            Reason::MethodNotAllowed,
+            Reason::NotAcceptable,
+            Reason::AlreadyExists,
+            Reason::Conflict,
+            Reason::Gone,
+            Reason::Expired,
+            Reason::RequestEntityTooLarge,
+            Reason::UnsupportedMediaType,
+            Reason::Invalid,
+            Reason::TooManyRequests,
+            Reason::InternalError,
+            Reason::ServiceUnavailable,
+            Reason::Timeout,
+        ];
+        ALL.iter().copied().find(|reason| reason.as_str() == text).unwrap_or(Self::Unstated)
+    }
 }
