@@ -107,7 +107,10 @@ impl Call<'_> {
         }
         match request.method().as_str() {
             "GET" | "HEAD" if self.target.watch => self.watch(Some(name)).await,
-            "GET" | "HEAD" => self.allowed(Verb::Get).and_then(|()| self.get(name)),
+            "GET" | "HEAD" => {
+                self.allowed(Verb::Get)?;
+                self.get(name).await
+            }
             "PUT" => self.update_from(name, "", request).await,
             "PATCH" => self.patch_from(name, "", request).await,
             "DELETE" => {
@@ -151,7 +154,7 @@ impl Call<'_> {
         }
         let method = request.method().clone();
         match (subresource, method.as_str()) {
-            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
+            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource).await,
             ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
             ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
             ("binding" | "eviction" | "token", "POST") => {

@@ -8,10 +8,16 @@
 )]
 
 mod auth;
+mod crash;
+mod disk;
 mod documents;
 mod kubectl;
+mod lists;
+mod model;
 mod restart;
 mod server;
+mod slow;
 mod streams;
+mod transport;
 mod verbs;
 mod watches;
