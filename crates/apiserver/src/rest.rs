@@ -304,7 +304,8 @@ impl Call<'_> {
         object: &crate::store::Object,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
-        let mut response = answer::object(code, self.form()?, &self.resource, object, self.query)?;
+        let mut response =
+            answer::object(code, self.form()?, &self.resource, object, self.query, &self.headers)?;
         answer::warn(&mut response, warnings);
         Ok(response)
     }

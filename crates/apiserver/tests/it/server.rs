@@ -172,6 +172,15 @@ impl Running {
         self.client_as(Some(&self.admin)).await
     }
 
+    /// A connection over HTTP/2 with the administrator's certificate.
+    pub(crate) async fn client_two(&self) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+        let stream = secure(&self.pki, self.address, Some(&self.admin), &["h2"]).await;
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
     /// A connection with a certificate or none.
     pub(crate) async fn client_as(&self, identity: Option<&Identity>) -> Client {
         connect(&self.pki, self.address, identity).await
@@ -197,13 +206,25 @@ impl Running {
 
 /// A connection to a server with certificates of `pki`.
 pub(crate) async fn connect(pki: &Pki, address: SocketAddr, identity: Option<&Identity>) -> Client {
+    let stream = secure(pki, address, identity, &[]).await;
+    let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    Client { sender, headers: Vec::new() }
+}
+
+async fn secure(
+    pki: &Pki,
+    address: SocketAddr,
+    identity: Option<&Identity>,
+    protocols: &[&str],
+) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(pki.path("ca.crt")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder =
         rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let builder = builder.with_root_certificates(roots);
-    let config = match identity {
+    let mut config = match identity {
         Some(identity) => {
             let chain = vec![CertificateDer::from_pem_file(&identity.certificate).unwrap()];
             let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
@@ -211,13 +232,11 @@ pub(crate) async fn connect(pki: &Pki, address: SocketAddr, identity: Option<&Id
         }
         None => builder.with_no_client_auth(),
     };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection.with_upgrades());
-    Client { sender, headers: Vec::new() }
+    TokioIo::new(connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap())
 }
 
 /// One connection.

@@ -79,6 +79,11 @@ async fn long_answers_are_compressed_for_who_can_read_them() {
             assert_eq!(read, plain.json(), "{}", case.name);
         }
     }
+    client.post(MAPS, &config_map("one", &"1234".repeat(40 << 10))).await;
+    let mut one = server.client().await;
+    one.headers.push(("accept-encoding", "gzip".to_owned()));
+    let (headers, body) = bytes(&mut one, &format!("{MAPS}/one")).await;
+    assert!(headers.get("content-encoding").is_some() && body.len() < 64 << 10, "one long object too");
     // A watch never: it would wait for more to compress.
     let mut watching = server.client().await;
     watching.headers.push(("accept-encoding", "gzip".to_owned()));
@@ -246,4 +251,26 @@ async fn metrics_have_the_names_that_dashboards_know() {
     ] {
         assert!(text.contains(want), "{want} in\n{text}");
     }
+}
+
+/// Over HTTP/2, as kubectl and client libraries watch: events come at once, the stream ends at its time, and the connection goes on.
+#[tokio::test]
+async fn a_stream_of_http_2_ends_without_its_connection() {
+    let server = Running::start().await;
+    let mut client = server.client_two().await;
+    let watch = format!("https://test{MAPS}?watch=1&timeoutSeconds=2");
+    let request = |uri: &str| {
+        hyper::Request::get(uri).body(http_body_util::Full::<hyper::body::Bytes>::default()).unwrap()
+    };
+    let mut response = client.send_request(request(&watch)).await.unwrap();
+    assert_eq!((response.status().as_u16(), response.version()), (200, hyper::Version::HTTP_2));
+    assert!(response.headers().get("transfer-encoding").is_none());
+    let first = response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(first.starts_with(b"{\"type\":\"ADDED\""), "{first:?}");
+    let listed = client.send_request(request(&format!("https://test{MAPS}"))).await.unwrap();
+    assert_eq!(listed.status(), 200, "beside the watch");
+    let rest = tokio::time::timeout(crate::server::PATIENCE, response.into_body().collect()).await.unwrap();
+    assert!(rest.unwrap().to_bytes().is_empty(), "a clean end, with nothing but an empty last frame");
+    let listed = client.send_request(request(&format!("https://test{MAPS}"))).await.unwrap();
+    assert_eq!(listed.status(), 200, "after it");
 }
