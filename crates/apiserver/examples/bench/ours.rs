@@ -124,7 +124,7 @@ impl Numbers {
                 "µs",
             ),
             line(
-                "growth by a watcher that does not read, 64 MB written",
+                "growth while 64 MB are written past a watcher that does not read",
                 "bounded",
                 self.slow_watcher_mb,
                 None,
