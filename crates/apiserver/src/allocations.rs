@@ -1,15 +1,13 @@
 //! Which addresses and node ports Services hold: derived from the stored Services with every change, so it can neither leak nor need
 //! repair. Whether a new Service may have one is decided by `objects`, inside the writer.
 
-use std::sync::Arc;
-
 use fairway_objects::allocate::Used;
 
 use crate::store::{Collection, Object};
 
-/// What is taken. Cloning is a pointer; the first change after a clone copies.
+/// What is taken. Cloning is a few pointers.
 #[derive(Clone, Debug, Default)]
-pub struct Allocations(Arc<Used>);
+pub struct Allocations(Used);
 
 impl Allocations {
     /// What Services use.
@@ -22,7 +20,7 @@ impl Allocations {
         if collection.as_str() != "services" {
             return;
         }
-        let used = Arc::make_mut(&mut self.0);
+        let used = &mut self.0;
         if let Some(old) = old {
             used.remove(&old.document());
         }

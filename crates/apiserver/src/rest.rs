@@ -115,7 +115,10 @@ impl Call<'_> {
         }
         match request.method().as_str() {
             "GET" | "HEAD" if self.target.watch => self.watch(Some(name)).await,
-            "GET" | "HEAD" => self.allowed(Verb::Get).and_then(|()| self.get(name)),
+            "GET" | "HEAD" => {
+                self.allowed(Verb::Get)?;
+                self.get(name).await
+            }
             "PUT" => self.update_from(name, "", request).await,
             "PATCH" => self.patch_from(name, "", request).await,
             "DELETE" => {
@@ -160,7 +163,7 @@ impl Call<'_> {
         let method = request.method().clone();
         match (subresource, method.as_str()) {
             ("status" | "scale" | "ephemeralcontainers" | "resize", "GET" | "HEAD") => {
-                self.get_part(name, subresource)
+                self.get_part(name, subresource).await
             }
             ("status" | "scale" | "ephemeralcontainers" | "resize" | "finalize", "PUT") => {
                 self.update_from(name, subresource, request).await
@@ -361,7 +364,8 @@ impl Call<'_> {
     ) -> Result<Response<Body>, Status> {
         let shown = present::present(&self.resource, object);
         let object = shown.as_ref().unwrap_or(object);
-        let mut response = answer::object(code, self.form()?, &self.served, object, self.query)?;
+        let mut response =
+            answer::object(code, self.form()?, &self.served, object, self.query, &self.headers)?;
         answer::warn(&mut response, warnings);
         Ok(response)
     }

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Bytes;
 
 use crate::client::Connection;
-use crate::{ms, ours, pod, quantile_ms, resident_mb};
+use crate::{ms, ours, pod, processor_us, quantile_ms, resident_mb};
 
 /// What was measured; none without an etcd.
 #[derive(Default)]
@@ -20,9 +20,11 @@ pub(crate) struct Numbers {
     pub(crate) create_p50_ms: Option<f64>,
     pub(crate) create_p99_ms: Option<f64>,
     pub(crate) creates_per_s: Option<f64>,
+    pub(crate) create_processor_us: Option<f64>,
     pub(crate) list_ms: Option<f64>,
     pub(crate) delivery_p50_ms: Option<f64>,
     pub(crate) delivery_p99_ms: Option<f64>,
+    pub(crate) delivery_processor_us: Option<f64>,
 }
 
 struct Etcd(Child);
@@ -114,7 +116,9 @@ pub(crate) async fn measure(binary: &Path, base: &Path) -> Numbers {
     }
     numbers.create_p50_ms = Some(quantile_ms(&mut times, 0.5));
     numbers.create_p99_ms = Some(quantile_ms(&mut times, 0.99));
+    let before = processor_us(etcd.0.id());
     numbers.creates_per_s = Some(many(address).await);
+    numbers.create_processor_us = Some((processor_us(etcd.0.id()) - before) / ours::AT_ONCE_TOTAL as f64);
     ask(
         &mut connection,
         address,
@@ -132,7 +136,10 @@ pub(crate) async fn measure(binary: &Path, base: &Path) -> Numbers {
     .await;
     numbers.list_ms = Some(ms(started.elapsed()));
     numbers.resident_full_mb = Some(resident_mb(etcd.0.id()));
+    let before = processor_us(etcd.0.id());
     let mut times = watch(address, connection).await;
+    let deliveries = (ours::WATCHERS * ours::WATCH_ROUNDS) as f64;
+    numbers.delivery_processor_us = Some((processor_us(etcd.0.id()) - before) / deliveries);
     numbers.delivery_p50_ms = Some(quantile_ms(&mut times, 0.5));
     numbers.delivery_p99_ms = Some(quantile_ms(&mut times, 0.99));
     numbers

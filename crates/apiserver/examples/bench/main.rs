@@ -97,6 +97,14 @@ pub(crate) fn resident_mb(pid: u32) -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0 / 1e6
 }
 
+/// Processor time that a process has used, microseconds, to a hundredth of a second.
+pub(crate) fn processor_us(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    let ticks = |field: usize| fields[field].parse::<f64>().unwrap();
+    (ticks(11) + ticks(12)) * 10_000.0
+}
+
 /// An object of about 2 KB with a number in it.
 pub(crate) fn pod(number: usize) -> serde_json::Value {
     let variable = |n: usize| serde_json::json!({"name": format!("SETTING_{n}"), "value": format!("value-of-{n}-of-{number}")});

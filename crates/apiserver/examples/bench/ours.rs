@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use crate::client::{self, Connection};
 use crate::etcd::Numbers as Peer;
 use crate::server::{Identity, Pki};
-use crate::{Line, ms, pod, quantile_ms, resident_mb};
+use crate::{Line, ms, pod, processor_us, quantile_ms, resident_mb};
 
 /// Objects written one after another over one connection.
 pub(crate) const ONE_BY_ONE: usize = 1000;
@@ -49,9 +49,11 @@ pub(crate) struct Numbers {
     create_p50_ms: f64,
     create_p99_ms: f64,
     creates_per_s: f64,
+    create_processor_us: f64,
     list_ms: f64,
     delivery_p50_ms: f64,
     delivery_p99_ms: f64,
+    delivery_processor_us: f64,
     slow_watcher_mb: f64,
 }
 
@@ -92,6 +94,13 @@ impl Numbers {
                 peer.creates_per_s,
                 "/s",
             ),
+            line(
+                "processor time of the server for one of them",
+                "–",
+                self.create_processor_us,
+                peer.create_processor_us,
+                "µs",
+            ),
             line("list of 10,000 pods", "< 150 ms", self.list_ms, peer.list_ms, "ms"),
             line(
                 "write sent → seen, 1,000 watchers, p50",
@@ -108,7 +117,14 @@ impl Numbers {
                 "ms",
             ),
             line(
-                "growth by a watcher that does not read, 64 MB written",
+                "processor time of the server for one delivery",
+                "–",
+                self.delivery_processor_us,
+                peer.delivery_processor_us,
+                "µs",
+            ),
+            line(
+                "growth while 64 MB are written past a watcher that does not read",
                 "bounded",
                 self.slow_watcher_mb,
                 None,
@@ -183,6 +199,10 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    fn processor_us(&self) -> f64 {
+        processor_us(self.child.id())
+    }
+
     fn resident_mb(&self) -> f64 {
         resident_mb(self.child.id())
     }
@@ -208,7 +228,9 @@ pub(crate) async fn measure(base: &Path) -> Numbers {
     let (create_p50_ms, create_p99_ms) = (quantile_ms(&mut times, 0.5), quantile_ms(&mut times, 0.99));
     process.stop();
     let (process, ready_thousand_ms) = Process::start(&pki, &one).await;
+    let before = process.processor_us();
     let creates_per_s = many(&process, &one).await;
+    let create_processor_us = (process.processor_us() - before) / AT_ONCE_TOTAL as f64;
     let resident_full_mb = process.resident_mb();
     let mut connection = Connection::secure(process.address, &one).await.unwrap();
     let mut lists = Vec::new();
@@ -221,7 +243,9 @@ pub(crate) async fn measure(base: &Path) -> Numbers {
     process.stop();
     let (process, ready_full_ms) = Process::start(&pki, &one).await;
     let resident_restarted_mb = process.resident_mb();
+    let before = process.processor_us();
     let mut deliveries = watch(&process, &one, &two).await;
+    let delivery_processor_us = (process.processor_us() - before) / deliveries.len() as f64;
     let slow_watcher_mb = slow(&process, &one).await;
     process.stop();
     Numbers {
@@ -234,9 +258,11 @@ pub(crate) async fn measure(base: &Path) -> Numbers {
         create_p50_ms,
         create_p99_ms,
         creates_per_s,
+        create_processor_us,
         list_ms: quantile_ms(&mut lists, 0.5),
         delivery_p50_ms: quantile_ms(&mut deliveries, 0.5),
         delivery_p99_ms: quantile_ms(&mut deliveries, 0.99),
+        delivery_processor_us,
         slow_watcher_mb,
     }
 }

@@ -17,6 +17,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::Body;
+use super::gather::Gather;
 use crate::auth::{User, certificate};
 
 /// Connections open at once; more wait in the kernel's queue.
@@ -189,10 +191,25 @@ async fn connection<H: Handle>(
         Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
     };
+    let is_two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|chain| certificate::user(chain.first()?));
     let hang_up = CancellationToken::new();
-    let peer = Arc::new(Peer { address, certificate, hang_up: hang_up.clone() });
+    let peer = Arc::new(Peer { address, certificate, hang_up });
+    if is_two {
+        requests(Gather::new(stream), peer, handler, stop).await;
+    } else {
+        requests(stream, peer, handler, stop).await;
+    }
+}
+
+/// The requests of one connection, until it ends.
+async fn requests<S, H>(stream: S, peer: Arc<Peer>, handler: Arc<H>, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handle,
+{
+    let (address, hang_up) = (peer.address, peer.hang_up.clone());
     let service = service_fn(move |request| {
         let (handler, peer) = (Arc::clone(&handler), Arc::clone(&peer));
         async move { Ok::<_, Infallible>(handler.handle(&peer, request).await) }

@@ -132,7 +132,8 @@ pub fn continue_token(revision: Option<u64>, last: &str) -> String {
 }
 
 fn parse_continue(text: &str) -> Result<ListRead, Status> {
-    let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+    let invalid =
+        |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes =
         URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(&error.to_string()))?;
     let token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
@@ -286,7 +287,7 @@ mod tests {
             },
             Case { query: "resourceVersion=x", want: Err("invalid resource version") },
             Case { query: "limit=x", want: Err("strconv.ParseInt: parsing \"x\": invalid syntax") },
-            Case { query: "continue=x", want: Err("continue key is not valid") },
+            Case { query: "continue=x", want: Err("invalid continue token: continue key is not valid") },
             Case { query: "sendInitialEvents=true", want: Err("sendInitialEvents is forbidden for list") },
         ];
         for case in cases {

@@ -32,10 +32,12 @@ pub(crate) fn object(
     resource: &Resource,
     object: &Object,
     query: &Query,
+    headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
     match form {
         Form { media: Media::Json, shape: Shape::Whole } if !convert::is_converted(resource) => {
-            Ok(body::respond(code, form.content_type(), body::full(object.json().clone())))
+            let response = body::respond(code, form.content_type(), body::full(Bytes::new()));
+            Ok(body::compress(headers, response, object.json().clone()))
         }
         _ => value(code, form, resource, &object.document(), query),
     }

@@ -25,17 +25,18 @@ pub(crate) struct Page {
 }
 
 impl Call<'_> {
-    pub(super) fn get(&self, name: &str) -> Result<Response<Body>, Status> {
-        query::revision(self.query.text("resourceVersion"))?;
+    pub(super) async fn get(&self, name: &str) -> Result<Response<Body>, Status> {
+        self.wait_as_asked().await?;
         let state = self.api.store.state();
         let object = state.object(&self.collection, &self.key(name)).ok_or_else(|| self.not_found(name))?;
         self.answer(200, object, &[])
     }
 
-    pub(super) fn get_part(&self, name: &str, part: &str) -> Result<Response<Body>, Status> {
+    pub(super) async fn get_part(&self, name: &str, part: &str) -> Result<Response<Body>, Status> {
         if part != "scale" {
-            return self.get(name);
+            return self.get(name).await;
         }
+        self.wait_as_asked().await?;
         let state = self.api.store.state();
         let object = state.object(&self.collection, &self.key(name)).ok_or_else(|| self.not_found(name))?;
         self.answer_value(200, &scale::read(&self.resource, object.value()), &[])
@@ -86,6 +87,14 @@ impl Call<'_> {
     fn latest(&self, selection: &Selection) -> (Objects, u64, String) {
         let state = self.api.store.state();
         (selection.narrow(&state, &self.collection), state.revision(), String::new())
+    }
+
+    /// A get may ask for a state that is not older than a revision.
+    async fn wait_as_asked(&self) -> Result<(), Status> {
+        match query::revision(self.query.text("resourceVersion"))? {
+            Some(revision) => self.wait_for(revision).await,
+            None => Ok(()),
+        }
     }
 
     /// Waits until the store has reached a revision; a client that asks for too new a one is told so.

@@ -3,12 +3,13 @@
 //! An object's terms are found once, when it is written or read back; the index is one ordered, persistent set of (term, place), so it
 //! costs each change in proportion to the object's terms and is part of every snapshot of the state.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdSet;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde::{Deserialize, Deserializer};
 
 use super::object::{Collection, Key, Object};
 
@@ -38,9 +39,6 @@ struct Entry {
     collection: Collection,
     key: Key,
 }
-
-/// The label that ties an EndpointSlice to its Service.
-const SERVICE_NAME: &str = "/metadata/labels/kubernetes.io~1service-name";
 
 /// All terms of all objects. Cloning is a pointer.
 #[derive(Debug, Clone, Default)]
@@ -90,31 +88,117 @@ impl Indexes {
 /// False when an object of this text certainly has no terms.
 pub(super) fn may_apply(collection: &Collection, json: &[u8]) -> bool {
     const OWNERS: &[u8] = b"\"ownerReferences\"";
-    matches!(collection.as_str(), "pods" | "endpointslices.discovery.k8s.io" | "events")
-        || json.windows(OWNERS.len()).any(|window| window == OWNERS)
+    has_own(collection) || json.windows(OWNERS.len()).any(|window| window == OWNERS)
 }
 
-/// What an object of a collection is found by.
-pub(super) fn terms(collection: &Collection, object: &Value) -> Box<[Term]> {
-    let text =
-        |pointer: &str| object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let own = match collection.as_str() {
-        "pods" => text("/spec/nodeName").map(|node| (Index::NodeName, node.to_owned())),
-        "endpointslices.discovery.k8s.io" => {
-            let namespace = text("/metadata/namespace").unwrap_or_default();
-            text(SERVICE_NAME).map(|service| (Index::ServiceName, format!("{namespace}/{service}")))
-        }
-        "events" => Some((Index::LastSeen, last_seen_text(last_seen(object)))),
-        _ => None,
+/// What every kind has; the rest of a document is skipped.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Owned<'a> {
+    #[serde(borrow)]
+    metadata: Option<Metadata<'a>>,
+}
+
+/// The members of the kinds with indexes of their own.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named<'a> {
+    #[serde(borrow)]
+    metadata: Option<Metadata<'a>>,
+    #[serde(borrow)]
+    spec: Option<Spec<'a>>,
+    #[serde(borrow)]
+    series: Option<Series<'a>>,
+    #[serde(borrow, rename = "lastTimestamp")]
+    last_timestamp: Text<'a>,
+    #[serde(borrow, rename = "eventTime")]
+    event_time: Text<'a>,
+}
+
+/// Text, or null.
+type Text<'a> = Option<Cow<'a, str>>;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    namespace: Text<'a>,
+    #[serde(borrow)]
+    labels: Option<Labels<'a>>,
+    #[serde(borrow, rename = "ownerReferences")]
+    owners: Option<Vec<OwnerReference<'a>>>,
+    #[serde(borrow, rename = "creationTimestamp")]
+    created: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Labels<'a> {
+    #[serde(borrow, rename = "kubernetes.io/service-name")]
+    service: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OwnerReference<'a> {
+    #[serde(borrow)]
+    uid: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Spec<'a> {
+    #[serde(borrow, rename = "nodeName")]
+    node: Text<'a>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Series<'a> {
+    #[serde(borrow, rename = "lastObservedTime")]
+    last_observed: Text<'a>,
+}
+
+/// What an object of a collection is found by. A document that is not shaped as its kind is has no terms.
+pub(super) fn terms<'a>(collection: &Collection, document: impl Deserializer<'a>) -> Box<[Term]> {
+    let (metadata, own) = if has_own(collection) {
+        let Ok(named) = Named::deserialize(document) else { return Box::default() };
+        let own = own_term(collection, &named);
+        (named.metadata, own)
+    } else {
+        let Ok(owned) = Owned::deserialize(document) else { return Box::default() };
+        (owned.metadata, None)
     };
-    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    let owners = owners.into_iter().flatten().filter_map(|owner| owner.get("uid")?.as_str());
-    let owners = owners.map(|uid| (Index::Owner, uid.to_owned()));
+    let owners = metadata.and_then(|metadata| metadata.owners).into_iter().flatten();
+    let owners = owners.filter_map(|owner| Some((Index::Owner, filled(&owner.uid)?)));
     let mut terms: Vec<Term> =
         own.into_iter().chain(owners).map(|(index, value)| Term { index, value: value.into() }).collect();
     terms.sort_unstable();
     terms.dedup();
     terms.into_boxed_slice()
+}
+
+fn has_own(collection: &Collection) -> bool {
+    matches!(collection.as_str(), "pods" | "endpointslices.discovery.k8s.io" | "events")
+}
+
+fn own_term(collection: &Collection, named: &Named<'_>) -> Option<(Index, String)> {
+    match collection.as_str() {
+        "pods" => Some((Index::NodeName, filled(&named.spec.as_ref()?.node)?)),
+        "events" => Some((Index::LastSeen, last_seen_text(last_seen(named)))),
+        _ => {
+            let metadata = named.metadata.as_ref()?;
+            let service = filled(&metadata.labels.as_ref()?.service)?;
+            Some((
+                Index::ServiceName,
+                format!("{}/{service}", metadata.namespace.as_deref().unwrap_or_default()),
+            ))
+        }
+    }
+}
+
+fn filled(text: &Text<'_>) -> Option<String> {
+    text.as_deref().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 /// A time as the index orders it.
@@ -123,16 +207,17 @@ pub(super) fn last_seen_text(seen: Timestamp) -> String {
 }
 
 /// When an event happened last, by whichever field its writer uses.
-fn last_seen(event: &Value) -> Timestamp {
-    let pointers =
-        ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"];
-    let times = pointers.iter().filter_map(|pointer| event.pointer(pointer)?.as_str()?.parse().ok());
+fn last_seen(event: &Named<'_>) -> Timestamp {
+    let observed = event.series.as_ref().and_then(|series| series.last_observed.as_deref());
+    let created = event.metadata.as_ref().and_then(|metadata| metadata.created.as_deref());
+    let times = [observed, event.last_timestamp.as_deref(), event.event_time.as_deref(), created];
+    let times = times.into_iter().filter_map(|time| time?.parse().ok());
     times.max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -179,6 +264,12 @@ mod tests {
                 want: &[(Index::LastSeen, "00000000000000003500")],
             },
             Case {
+                name: "members that are null, and a kind with members of its own",
+                collection: "widgets.example.org",
+                object: json!({"metadata": {"labels": null, "ownerReferences": [{"uid": "u"}]}, "spec": "text", "series": [1]}),
+                want: &[(Index::Owner, "u")],
+            },
+            Case {
                 name: "an event of no time",
                 collection: "events",
                 object: json!({}),
@@ -186,9 +277,13 @@ mod tests {
             },
         ];
         for case in cases {
-            let terms = terms(&Collection::from_qualified(case.collection), &case.object);
+            let collection = Collection::from_qualified(case.collection);
+            let terms = terms(&collection, &case.object);
             let got: Vec<_> = terms.iter().map(|term| (term.index, &*term.value)).collect();
             assert_eq!(got, case.want, "{}", case.name);
+            let text = case.object.to_string();
+            let of_text = super::terms(&collection, &mut serde_json::Deserializer::from_str(&text));
+            assert_eq!(of_text, terms, "{}", case.name);
         }
     }
 }

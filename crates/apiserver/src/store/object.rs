@@ -164,14 +164,17 @@ impl Object {
         json: &[u8],
         revision: u64,
     ) -> Result<Self, serde_json::Error> {
-        let (members_at, terms) = match written_prefix(json) {
-            Some(members_at) if !index::may_apply(collection, json) => (members_at, Box::default()),
-            known => {
+        let members_at = match written_prefix(json) {
+            Some(members_at) => members_at,
+            None => {
                 let value: Value = serde_json::from_slice(json)?;
                 let prefix = prefix(&value);
-                let at = if json.starts_with(prefix.as_bytes()) { prefix.len() } else { 1 };
-                (known.unwrap_or(at), index::terms(collection, &value))
+                if json.starts_with(prefix.as_bytes()) { prefix.len() } else { 1 }
             }
+        };
+        let terms = match index::may_apply(collection, json) {
+            true => index::terms(collection, &mut serde_json::Deserializer::from_slice(json)),
+            false => Box::default(),
         };
         let json = Bytes::copy_from_slice(json);
         Ok(Self {
@@ -223,9 +226,12 @@ impl Object {
 
     /// The same version without its tree, when it has one that nobody asked for since the last call.
     pub(super) fn compact(&self) -> Option<Self> {
-        if self.used.swap(false, Ordering::Relaxed) || self.value.get().is_none() {
-            return None;
-        }
+        if self.used.swap(false, Ordering::Relaxed) { None } else { self.without_tree() }
+    }
+
+    /// The same version without its tree, if it has one.
+    pub(super) fn without_tree(&self) -> Option<Self> {
+        self.value.get()?;
         Some(Self {
             line: self.line.clone(),
             json: self.json.clone(),

@@ -206,6 +206,8 @@ impl Txn {
         object: Arc<Object>,
         removed: bool,
     ) {
+        // Whoever decided on the change read the tree; the log keeps the text for longer than anybody needs the tree.
+        let old = old.map(|old| old.without_tree().map_or(old, Arc::new));
         self.changes.push(Change { collection: collection.clone(), key: key.clone(), old, object, removed });
     }
 }

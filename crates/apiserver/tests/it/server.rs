@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_apiserver::store::Options;
 use fairway_apiserver::{Config, Server, TlsFiles};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -80,12 +81,32 @@ impl Pki {
     }
 }
 
+/// A server with its certificates and its state in directories.
+pub(crate) fn config(pki: &Path, state: &Path) -> Config {
+    Config {
+        state_dir: state.join("store"),
+        run_dir: state.join("run"),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        advertise: "127.0.0.1:0".parse().unwrap(),
+        service_range: "10.96.0.0/16".parse().unwrap(),
+        node_port_range: 30000..=32767,
+        tls: TlsFiles {
+            certificate: pki.join("server.crt"),
+            key: pki.join("server.key"),
+            client_authority: pki.join("ca.crt"),
+        },
+        service_account_key: pki.join("sa.key"),
+        definitions: Vec::new(),
+    }
+}
+
 /// A running server. Its directories go when it is dropped.
 pub(crate) struct Running {
     pub(crate) pki: Pki,
     pub(crate) admin: Identity,
     pub(crate) address: SocketAddr,
     pub(crate) run_dir: PathBuf,
+    options: Options,
     state: TempDir,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -98,35 +119,30 @@ impl Running {
 
     /// With its state below `base`.
     pub(crate) async fn start_in(base: &Path) -> Self {
+        Self::start_with(base, Options::default()).await
+    }
+
+    /// With other limits, or another clock.
+    pub(crate) async fn start_with(base: &Path, options: Options) -> Self {
         let pki = Pki::new();
         pki.identity("server", &[]);
         let admin = pki.identity("admin", &["system:masters"]);
         let state = tempfile::Builder::new().prefix("fw-apiserver-").tempdir_in(base).unwrap();
-        let (address, stop, task) = Self::launch(&pki, state.path()).await;
+        let (address, stop, task) = Self::launch(&pki, state.path(), options.clone()).await;
         let run_dir = state.path().join("run");
-        Self { pki, admin, address, run_dir, state, stop: Some(stop), task }
+        Self { pki, admin, address, run_dir, options, state, stop: Some(stop), task }
     }
 
     pub(crate) fn config(pki: &Pki, state: &Path) -> Config {
-        Config {
-            state_dir: state.join("store"),
-            run_dir: state.join("run"),
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
-            advertise: "127.0.0.1:0".parse().unwrap(),
-            service_range: "10.96.0.0/16".parse().unwrap(),
-            node_port_range: 30000..=32767,
-            tls: TlsFiles {
-                certificate: pki.path("server.crt"),
-                key: pki.path("server.key"),
-                client_authority: pki.path("ca.crt"),
-            },
-            service_account_key: pki.path("sa.key"),
-            definitions: Vec::new(),
-        }
+        config(pki.directory.path(), state)
     }
 
-    async fn launch(pki: &Pki, state: &Path) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
-        let server = Server::bind(Self::config(pki, state)).await.unwrap();
+    async fn launch(
+        pki: &Pki,
+        state: &Path,
+        options: Options,
+    ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let server = Server::bind_with(Self::config(pki, state), options).await.unwrap();
         let address = server.addresses()[0];
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(server.serve(async move {
@@ -138,7 +154,7 @@ impl Running {
     /// Stops the server and starts it again on the same state.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
-        let (address, stop, task) = Self::launch(&self.pki, self.state.path()).await;
+        let (address, stop, task) = Self::launch(&self.pki, self.state.path(), self.options.clone()).await;
         (self.address, self.stop, self.task) = (address, Some(stop), task);
     }
 
@@ -157,30 +173,18 @@ impl Running {
         self.client_as(Some(&self.admin)).await
     }
 
+    /// A connection over HTTP/2 with the administrator's certificate.
+    pub(crate) async fn client_two(&self) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+        let stream = secure(&self.pki, self.address, Some(&self.admin), &["h2"]).await;
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
     /// A connection with a certificate or none.
     pub(crate) async fn client_as(&self, identity: Option<&Identity>) -> Client {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.pki.path("ca.crt")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = builder.with_root_certificates(roots);
-        let config = match identity {
-            Some(identity) => {
-                let chain = vec![CertificateDer::from_pem_file(&identity.certificate).unwrap()];
-                let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        };
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        Client { sender, headers: Vec::new() }
+        connect(&self.pki, self.address, identity).await
     }
 
     /// A kubeconfig for whoever a token stands for.
@@ -214,6 +218,41 @@ impl Running {
         std::fs::write(&path, config).unwrap();
         path
     }
+}
+
+/// A connection to a server with certificates of `pki`.
+pub(crate) async fn connect(pki: &Pki, address: SocketAddr, identity: Option<&Identity>) -> Client {
+    let stream = secure(pki, address, identity, &[]).await;
+    let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    Client { sender, headers: Vec::new() }
+}
+
+async fn secure(
+    pki: &Pki,
+    address: SocketAddr,
+    identity: Option<&Identity>,
+    protocols: &[&str],
+) -> TokioIo<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(pki.path("ca.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match identity {
+        Some(identity) => {
+            let chain = vec![CertificateDer::from_pem_file(&identity.certificate).unwrap()];
+            let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    TokioIo::new(connector.connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await.unwrap())
 }
 
 /// One connection.
@@ -269,6 +308,17 @@ impl Client {
         Answer { code, headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }
 
+    /// An answer, or none when the connection broke.
+    pub(crate) async fn try_ask(&mut self, method: &str, path: &str, body: String) -> Option<Answer> {
+        let request = Request::builder().method(method).uri(path).header("host", "test");
+        let request = request.header("content-type", "application/json").body(Full::new(Bytes::from(body)));
+        self.sender.ready().await.ok()?;
+        let response = self.sender.send_request(request.unwrap()).await.ok()?;
+        let (code, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.into_body().collect().await.ok()?.to_bytes();
+        Some(Answer { code, headers, text: String::from_utf8(text.to_vec()).unwrap() })
+    }
+
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.ask("GET", path, "", "").await
     }
@@ -319,6 +369,19 @@ impl Watch {
                     return None;
                 }
             }
+        }
+    }
+
+    /// The next event; none when the connection broke.
+    pub(crate) async fn next_or_broken(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffered.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffered.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame =
+                tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event or the end in time");
+            self.buffered.extend_from_slice(&frame?.ok()?.into_data().unwrap());
         }
     }
 
