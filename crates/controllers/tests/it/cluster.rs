@@ -94,6 +94,7 @@ impl Cluster {
                 duties: Duties::WholeCluster,
                 load_balancer_pool: "10.200.0.128/30".parse().ok(),
                 gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
+                authority: None,
             },
             readiness: Default::default(),
         };
