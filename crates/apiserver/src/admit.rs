@@ -17,9 +17,9 @@ mod builtin;
 
 use std::sync::Arc;
 
+use fairway_objects::defaults;
 use fairway_objects::registry::{BuiltinKind, ObjectType, Resource};
 use fairway_objects::status::Status;
-use fairway_objects::{allocate, defaults};
 use serde_json::Value;
 
 use crate::auth::User;
@@ -114,7 +114,7 @@ pub(crate) fn reserve(
         builtin::namespace_accepts(txn.state(), resource, key)?;
     }
     if resource.builtin == Some(BuiltinKind::Service) {
-        allocate::service(new, old, &api.ranges, txn.state().allocations().used(), rand::random())?;
+        crate::allocations::allocate(new, old, &api.ranges, txn.state(), rand::random())?;
     }
     Ok(())
 }

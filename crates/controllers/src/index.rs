@@ -106,7 +106,7 @@ macro_rules! unindexed {
 }
 unindexed!(
     Node Service Endpoints Namespace Lease Deployment StatefulSet DaemonSet ReplicationController CronJob
-    PodDisruptionBudget ServiceAccount ConfigMap Ingress IngressClass
+    PodDisruptionBudget ServiceAccount ConfigMap Ingress IngressClass ServiceCIDR IPAddress
 );
 
 macro_rules! indexed_by_owner {

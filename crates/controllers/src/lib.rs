@@ -47,6 +47,7 @@ pub mod replica_set;
 mod revisions;
 pub mod scheduler;
 pub mod selector;
+pub mod service_range;
 #[cfg(test)]
 mod simulation;
 pub mod stateful_set;

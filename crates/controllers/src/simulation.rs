@@ -74,7 +74,11 @@ impl Cluster {
         let object: Object = object.into();
         let kind = object.kind();
         let object = match object {
-            Object::Namespace(_) | Object::Node(_) | Object::IngressClass(_) => object,
+            Object::Namespace(_)
+            | Object::Node(_)
+            | Object::IngressClass(_)
+            | Object::ServiceCIDR(_)
+            | Object::IPAddress(_) => object,
             other => in_default_namespace(other),
         };
         self.apply(Write::Create(object)).unwrap_or_else(|error| panic!("create {kind:?}: {error}"))

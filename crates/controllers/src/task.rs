@@ -13,7 +13,7 @@ use crate::selector::{matches, matches_pairs};
 use crate::world::{Change, Delta, EndpointSlice, Kind, World, in_namespace};
 use crate::{
     cron_job, daemon_set, deployment, disruption, endpoints, ingress_status, job, load_balancer,
-    namespace_defaults, node_lifecycle, pod, pod_gc, replica_set, scheduler, stateful_set,
+    namespace_defaults, node_lifecycle, pod, pod_gc, replica_set, scheduler, service_range, stateful_set,
 };
 
 /// How much of a cluster is run from here.
@@ -65,6 +65,8 @@ pub enum Task {
     Account(String),
     /// The ConfigMap `kube-root-ca.crt` of one namespace.
     Authority(String),
+    /// One range of Service addresses.
+    ServiceRange(String),
     /// Slices and Endpoints of one Service.
     Endpoints(ObjectKey),
     /// Slices of one hand-made Endpoints object.
@@ -97,6 +99,7 @@ impl Task {
             | Self::Disruption(_)
             | Self::Account(_)
             | Self::Authority(_)
+            | Self::ServiceRange(_)
             | Self::Endpoints(_)
             | Self::Mirror(_)
             | Self::Node(_)
@@ -119,6 +122,7 @@ impl Task {
             Self::Disruption(_) => "controllermanager",
             Self::Account(_) => "serviceaccount-controller",
             Self::Authority(_) => "root-ca-certificate-publisher",
+            Self::ServiceRange(_) => "service-cidr-controller",
             Self::Endpoints(_) => "endpoint-slice-controller",
             Self::Mirror(_) => "endpoint-slice-mirroring-controller",
             Self::LoadBalancers => "load-balancer-controller",
@@ -162,6 +166,7 @@ impl Task {
             Self::Authority(namespace) => {
                 namespace_defaults::reconcile_authority(world, namespace, settings.authority.as_deref())
             }
+            Self::ServiceRange(name) => service_range::reconcile(world, name, now),
             Self::Endpoints(key) => endpoints::reconcile(world, key, now),
             Self::Mirror(key) => endpoints::reconcile_mirror(world, key, now),
             Self::LoadBalancers => load_balancer::reconcile(world, settings.load_balancer_pool),
@@ -250,6 +255,13 @@ pub fn affected(world: &World, settings: &Settings, change: &Change) -> Vec<Task
             if let (None, Some(new)) = (&delta.old, &delta.new) {
                 let name = name_of(&new.metadata);
                 tasks.extend([Task::Account(name.to_owned()), Task::Authority(name.to_owned())]);
+            }
+        }
+        // A range that is to go may be waiting for an address, or for another range that covers its own.
+        Change::ServiceCIDR(_) => service_range::all(world, |_| true, &mut tasks),
+        Change::IPAddress(delta) => {
+            if delta.new.is_none() {
+                service_range::all(world, is_deleting, &mut tasks);
             }
         }
         Change::Ingress(delta) => {

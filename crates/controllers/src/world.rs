@@ -13,7 +13,7 @@ pub(crate) use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
 };
 pub(crate) use k8s_openapi::api::discovery::v1::EndpointSlice;
-pub(crate) use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+pub(crate) use k8s_openapi::api::networking::v1::{IPAddress, Ingress, IngressClass, ServiceCIDR};
 pub(crate) use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::index::Indexed;
@@ -64,6 +64,8 @@ macro_rules! with_kinds {
             PodDisruptionBudget disruption_budgets namespaced "policy" "poddisruptionbudgets",
             ServiceAccount service_accounts namespaced "" "serviceaccounts",
             ConfigMap config_maps namespaced "" "configmaps",
+            ServiceCIDR service_ranges cluster "networking.k8s.io" "servicecidrs",
+            IPAddress service_addresses cluster "networking.k8s.io" "ipaddresses",
             Ingress ingresses namespaced "networking.k8s.io" "ingresses",
             IngressClass ingress_classes cluster "networking.k8s.io" "ingressclasses",
         }
