@@ -120,6 +120,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 impl Server {
     /// Opens the store, makes the first objects, listens. Clients that connect from now on wait for [`Server::serve`].
     pub async fn bind(config: Config) -> Result<Self, Error> {
+        Self::bind_with(config, store::Options::default()).await
+    }
+
+    /// The same with other limits of the store, or another clock.
+    pub async fn bind_with(config: Config, options: store::Options) -> Result<Self, Error> {
         let tls = crate::http::listen::tls(&config.tls)?;
         let authority = &config.tls.client_authority;
         let unreadable =
@@ -134,7 +139,7 @@ impl Server {
             let listener = TcpListener::bind(address).await;
             listeners.push(listener.map_err(|source| Error::Listen { address: *address, source })?);
         }
-        let store = Store::open(&config.state_dir)?;
+        let store = Store::open_with(&config.state_dir, options)?;
         let addresses: Vec<SocketAddr> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let mut advertise = config.advertise;
@@ -151,6 +156,7 @@ impl Server {
             advertise,
             run_dir: config.run_dir,
             metrics: metrics::Metrics::default(),
+            pulses: rest::watch::pulse::Pulses::default(),
             slots: Semaphore::new(IN_FLIGHT_MAX),
             stop: CancellationToken::new(),
         });
@@ -177,10 +183,11 @@ impl Server {
             trigger.cancel();
         });
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.api)));
+        let pulses = tokio::spawn(upkeep::look_at_watches(Arc::clone(&self.api)));
         crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop)
             .await;
         waiting.abort();
-        let _ = upkeep.await;
+        let _ = tokio::join!(upkeep, pulses);
         self.api.store.close().await;
     }
 }

@@ -24,6 +24,7 @@ use crate::http::query::Query;
 use crate::http::route::{self, Route, Target};
 use crate::metrics::Metrics;
 use crate::rest;
+use crate::rest::watch::pulse::Pulses;
 use crate::store::{Collection, Key, Store};
 
 /// Requests under way at once, not counting watches and streams.
@@ -43,6 +44,7 @@ pub(crate) struct Api {
     pub(crate) advertise: std::net::SocketAddr,
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics: Metrics,
+    pub(crate) pulses: Pulses,
     pub(crate) slots: Semaphore,
     pub(crate) stop: CancellationToken,
 }
@@ -60,7 +62,8 @@ pub(crate) enum TokenError {
 pub(crate) struct Front(pub(crate) Arc<Api>);
 
 impl Handle for Front {
-    async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
+        request.extensions_mut().insert(peer.hang_up.clone());
         let api = &self.0;
         let started = Instant::now();
         let route = route::parse(request.uri().path());
@@ -71,9 +74,10 @@ impl Handle for Front {
             }
             _ => (path_verb(request.method()), String::new()),
         };
+        let accept = request.headers().get(header::ACCEPT).cloned();
         let mut response = match api.answer(peer, &route, &query, verb, request).await {
             Ok(response) => response,
-            Err(status) => body::status(&status),
+            Err(status) => rest::answer::status(accept.as_ref(), &status),
         };
         if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
             response.headers_mut().insert("audit-id", id);
@@ -221,7 +225,7 @@ impl Api {
             Route::Metrics => body::respond(
                 200,
                 "text/plain; version=0.0.4; charset=utf-8",
-                body::full(self.metrics.render(&self.store)),
+                body::full(self.metrics.render(&self.store, &self.pulses)),
             ),
             Route::OpenIdConfiguration => body::json(
                 200,

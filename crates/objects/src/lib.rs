@@ -19,6 +19,7 @@ pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod document;
+pub mod encode;
 pub mod field;
 pub mod gateway_api;
 pub mod names;

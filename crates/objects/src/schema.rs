@@ -104,6 +104,17 @@ impl Struct {
         })
     }
 
+    /// In which message a field of [`Scalar::Any`] (or a list or map of such) travels.
+    pub fn any_form(&self, field: &Field) -> AnyForm {
+        match (self.short_name(), &*field.name) {
+            ("JSONSchemaProps", "additionalItems" | "additionalProperties") => AnyForm::SchemaOrBool,
+            ("JSONSchemaProps", "items") => AnyForm::SchemaOrArray,
+            ("JSONSchemaProps", "dependencies") => AnyForm::SchemaOrStrings,
+            ("CustomResourceSubresources", "status") => AnyForm::Empty,
+            _ => AnyForm::Raw,
+        }
+    }
+
     /// The last part of the name: `ServicePort`.
     pub fn short_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or_default()
@@ -256,6 +267,27 @@ impl Scalar {
             Self::Any => "interface {}",
         }
     }
+}
+
+/// What JSON holds in any form has several messages in protobuf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnyForm {
+    /// JSON text in field 1.
+    Raw,
+    /// A truth value in field 1, or `true` there and a schema in field 2.
+    SchemaOrBool,
+    /// A schema in field 1, or several in field 2.
+    SchemaOrArray,
+    /// A schema in field 1, or names in field 2.
+    SchemaOrStrings,
+    /// Nothing.
+    Empty,
+}
+
+impl AnyForm {
+    /// The structure that schemas are in, by its OpenAPI name.
+    pub const SCHEMA: &'static str =
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 }
 
 /// An arena and the structure that describes an object in it.
