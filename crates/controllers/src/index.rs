@@ -286,3 +286,128 @@ owned! {
     ControllerRevision controller_revisions;
     Job jobs;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use fairway_kit::Snapshot;
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::simulation::template;
+    use crate::task::{Task, affected};
+
+    fn pod(name: &str, extra: Value) -> Arc<Pod> {
+        let mut pod = json!({"metadata": {"namespace": "ns", "name": name}, "spec": {"containers": []}});
+        crate::simulation::merge(&mut pod, extra);
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    fn owner(uid: &str) -> Value {
+        json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": uid, "uid": uid, "controller": true}])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn an_index_that_followed_is_one_made_afresh(steps in prop::collection::vec((0..4u8, 0..3u8, 0..3u8, 0..3u8), 0..40)) {
+            let mut world = World::default();
+            for (name, uid, node, app) in steps {
+                let name = format!("p{name}");
+                let mut extra = json!({"metadata": {"labels": {"app": app.to_string()}}});
+                if uid > 0 {
+                    extra["metadata"]["ownerReferences"] = owner(&uid.to_string());
+                }
+                if node > 0 {
+                    extra["spec"] = json!({"nodeName": format!("n{node}")});
+                }
+                let new = (app > 0 || uid > 0).then(|| pod(&name, extra));
+                world.set(ObjectKey::new("ns", &name), new);
+            }
+            let mut fresh = World::default();
+            for (key, pod) in &world.pods {
+                fresh.set(key.clone(), Some(pod.clone()));
+            }
+            prop_assert_eq!(&world.index.pods.lookup.0, &fresh.index.pods.lookup.0);
+            prop_assert_eq!(&world.index.pods.loads, &fresh.index.pods.loads);
+        }
+    }
+
+    /// ReplicaSets of ten pods each, all in one namespace.
+    fn crowd(sets: usize) -> World {
+        let mut world = World::default();
+        world.nodes.insert(ObjectKey::new("", "n1"), Arc::default());
+        for set in 0..sets {
+            let uid = format!("set{set}");
+            let mut template = template("v1");
+            template["metadata"]["labels"] = json!({"app": uid});
+            let object = json!({"metadata": {"namespace": "ns", "name": uid, "uid": uid},
+                "spec": {"replicas": 10, "selector": {"matchLabels": {"app": uid}}, "template": template}});
+            world.set::<ReplicaSet>(
+                ObjectKey::new("ns", &uid),
+                Some(Arc::new(serde_json::from_value(object).unwrap())),
+            );
+            for at in 0..10 {
+                let name = format!("{uid}-{at}");
+                let extra = json!({"metadata": {"uid": name, "resourceVersion": "1", "labels": {"app": uid}, "ownerReferences": owner(&uid)}, "spec": {"nodeName": "n1"}});
+                world.set(ObjectKey::new("ns", &name), Some(pod(&name, extra)));
+            }
+        }
+        world
+    }
+
+    #[test]
+    fn a_claim_looks_at_its_own_pods_and_orphans_only() {
+        let mut world = crowd(100);
+        world.set(ObjectKey::new("ns", "stray"), Some(pod("stray", json!({}))));
+        let set = world.replica_sets[&ObjectKey::new("ns", "set7")].clone();
+        let names: Vec<_> = world
+            .candidates::<Pod>(&set.metadata)
+            .iter()
+            .map(|pod| crate::metadata::name_of(&pod.metadata))
+            .collect();
+        assert_eq!((names.len(), names[0], names[10]), (11, "set7-0", "stray"));
+        let labels = [("app".to_owned(), "set7".to_owned())].into();
+        assert_eq!(world.pods_labelled("ns", &labels).count(), 10);
+    }
+
+    /// What one change of a pod costs: the cache, the tasks, the work on its ReplicaSet.
+    fn cost(world: &World, changes: u32) -> Duration {
+        let settings = crate::simulation::Cluster::with_nodes(0).settings;
+        let cache = Cache::<Pod>::default();
+        let mut objects = world.pods.clone();
+        cache.observe(&Snapshot { objects: objects.clone(), synced: true, revision: 1 }, Instant::now());
+        let mut world = world.clone();
+        let started = Instant::now();
+        for at in 0..changes {
+            let key = ObjectKey::new("ns", &format!("set1-{}", at % 10));
+            let mut changed = (*objects[&key]).clone();
+            changed.metadata.resource_version = Some((at + 2).to_string());
+            objects.insert(key, Arc::new(changed));
+            let snapshot = Snapshot { objects: objects.clone(), synced: true, revision: u64::from(at) + 2 };
+            let deltas = cache.observe(&snapshot, Instant::now());
+            (world.pods, world.index.pods) = cache.indexed_view();
+            for delta in deltas {
+                for task in affected(&world, &settings, &Change::Pod(delta)) {
+                    assert_eq!(task, Task::ReplicaSet(ObjectKey::new("ns", "set1")));
+                    task.reconcile(&world, &settings, Timestamp::UNIX_EPOCH);
+                }
+            }
+        }
+        started.elapsed() / changes
+    }
+
+    #[test]
+    fn a_change_costs_what_it_concerns_and_not_what_there_is() {
+        let (few, many) = (cost(&crowd(10), 200), cost(&crowd(1000), 200));
+        println!("one change among 100 pods: {few:?}, among 10,000: {many:?}");
+        // Going through all would be a hundred times as much. What grows is the comparison of two snapshots, which steps over the
+        // leaves that they share.
+        assert!(many < few * 40, "{few:?} among 100 pods, {many:?} among 10,000");
+    }
+}

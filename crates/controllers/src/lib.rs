@@ -12,6 +12,17 @@
 //! each kind is watched once, each object is worked on once at a time, and own writes are visible at once
 //! ([`cache`]), so a view that lags never makes anything twice.
 //!
+//! **What it must be allowed to do** (the ClusterRole of its user):
+//!
+//! | verbs | resources |
+//! |---|---|
+//! | get, list, watch | every kind of [`world`]; all resources by metadata, for garbage collection and ending namespaces |
+//! | create | pods, pods/binding, endpoints, serviceaccounts, configmaps, events; replicasets and controllerrevisions (apps); jobs (batch); endpointslices (discovery.k8s.io) |
+//! | update | pods, nodes, endpoints, configmaps; all of apps and batch that it creates; endpointslices; servicecidrs (networking.k8s.io); namespaces/finalize |
+//! | update `/status` | pods, nodes, namespaces, services, replicationcontrollers; deployments, replicasets, statefulsets, daemonsets; jobs, cronjobs; poddisruptionbudgets; ingresses, servicecidrs |
+//! | patch | events; all resources (finalizers and owner references) |
+//! | delete, deletecollection | all resources |
+//!
 //! The main types: [`world::World`] (what is known), [`plan::Plan`] (what is wanted), [`task::Task`] (what is worked on),
 //! [`queue::Queue`] (when), [`Config`] and [`run`] (the process).
 

@@ -123,4 +123,33 @@ mod tests {
         assert_eq!(names, ["delete failed Some(0)", "fail runs"]);
         assert_eq!(plan.look_again_after, Some(std::time::Duration::from_secs(30)));
     }
+
+    #[test]
+    fn what_never_had_a_node_goes_at_once_when_it_is_to_go_and_so_do_the_oldest_of_too_many_that_ended() {
+        let mut world = World::default();
+        let mut put = |name: &str, pod: serde_json::Value| {
+            world
+                .set::<Pod>(ObjectKey::new("ns", name), Some(Arc::new(serde_json::from_value(pod).unwrap())));
+        };
+        put(
+            "leaving",
+            json!({"metadata": {"namespace": "ns", "name": "leaving", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"containers": []}}),
+        );
+        for at in 0..TERMINATED_MAX + 2 {
+            let name = format!("p{at:05}");
+            put(
+                &name,
+                json!({"metadata": {"namespace": "ns", "name": name}, "status": {"phase": "Succeeded"}}),
+            );
+        }
+        let names: Vec<_> = reconcile(&world, Timestamp::UNIX_EPOCH)
+            .writes
+            .iter()
+            .map(|write| match write {
+                Write::Delete(deletion) => deletion.key.name.to_string(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(names, ["leaving", "p00000", "p00001"]);
+    }
 }

@@ -200,9 +200,8 @@ pub fn affected(world: &World, settings: &Settings, change: &Change) -> Vec<Task
             tasks.extend(leases.map(|lease| Task::Node(name_of(&lease.metadata).to_owned())));
         }
         Change::Endpoints(delta) => {
-            if let Some(endpoints) = delta.latest() {
-                tasks.extend([Task::Endpoints(key(endpoints)), Task::Mirror(key(endpoints))]);
-            }
+            let keys = delta.latest().map(key);
+            tasks.extend(keys.into_iter().flat_map(|key| [Task::Endpoints(key.clone()), Task::Mirror(key)]));
         }
         Change::EndpointSlice(delta) => {
             delta.sides().for_each(|slice| slice_changed(slice, &mut tasks));
@@ -374,8 +373,9 @@ fn pod_changed(world: &World, delta: &Delta<Pod>, tasks: &mut Vec<Task>) {
 /// Whether a pod's change may be what a waiting pod waits for: it left its node, or it came to one where others want to be near it.
 fn makes_room(delta: &Delta<Pod>) -> bool {
     let place = |pod: Option<&Pod>| {
-        let pod = pod.filter(|pod| pod::is_active(pod))?;
-        Some((pod::node_name(pod)?.to_owned(), pod.metadata.labels.clone()))
+        let pod = pod.filter(|pod| !pod::is_terminal(pod))?;
+        let node = pod::node_name(pod)?.to_owned();
+        Some((node, is_deleting(&pod.metadata), pod.metadata.labels.clone()))
     };
     place(delta.old.as_deref()) != place(delta.new.as_deref())
 }
