@@ -26,10 +26,10 @@ mod webhook;
 
 use std::sync::Arc;
 
+use fairway_objects::defaults;
 use fairway_objects::document::Document;
 use fairway_objects::registry::{BuiltinKind, ObjectType, Registry, Resource};
 use fairway_objects::status::{Qualified, Status};
-use fairway_objects::{allocate, defaults};
 use serde_json::Value;
 
 pub(crate) use self::access::aggregate_roles;
@@ -234,7 +234,7 @@ pub(crate) fn reserve(
         new.put_default(&["status", "typeChecking"], serde_json::json!({}));
     }
     if resource.builtin == Some(BuiltinKind::Service) {
-        allocate::service(new, old, &api.ranges, txn.state().allocations().used(), rand::random())?;
+        crate::allocations::allocate(new, old, &api.ranges, txn.state(), rand::random())?;
     }
     quota::charge(txn, resource, key.namespace(), Some(new), old)
 }

@@ -71,6 +71,9 @@ impl Api {
             });
             api.ensure(txn, "networking.k8s.io", "servicecidrs", "", range, &["spec"])?;
             api.ensure_roles(txn)?;
+            for (key, service) in &txn.state().objects(&Collection::new("", "services")) {
+                crate::allocations::follow(txn, key, None, Some(service.value()));
+            }
             let namespaces = txn.state().objects(&Collection::new("", "namespaces"));
             for (key, namespace) in &namespaces {
                 if !document::is_terminating(namespace.value()) {

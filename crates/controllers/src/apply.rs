@@ -18,6 +18,7 @@ use fairway_kit::watch::{ObjectKey, key_of, revision_of};
 
 use crate::cache::{Cache, Confirmed};
 use crate::events::Recorder;
+use crate::index::Indexed;
 use crate::metadata::{is_deleting, name_of, namespace_of};
 use crate::plan::{Deletion, Notice, Severity, Write};
 use crate::world::*;
@@ -97,7 +98,8 @@ macro_rules! define_caches {
         impl Caches {
             /// One view over all kinds.
             pub(crate) fn world(&self) -> World {
-                World { $($field: self.$field.view(),)* }
+                $(let $field = self.$field.indexed_view();)*
+                World { $($field: $field.0,)* index: Indexes { $($field: $field.1,)* } }
             }
 
             /// Forgets own writes that were never confirmed.
@@ -309,11 +311,11 @@ where
 
 /// What `kube` asks of a type that is read and written.
 pub(crate) trait Stored:
-    kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned
+    kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned + Indexed
 {
 }
 
-impl<K: kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned> Stored for K {}
+impl<K: kube::Resource + Clone + PartialEq + Debug + Serialize + DeserializeOwned + Indexed> Stored for K {}
 
 async fn create<K: Stored>(
     api: &Api<K>,

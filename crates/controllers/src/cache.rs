@@ -14,6 +14,7 @@ use fairway_kit::watch::{ObjectKey, revision_of};
 use imbl::ordmap::DiffItem;
 use kube::Resource;
 
+use crate::index::Indexed;
 use crate::world::{Delta, Objects};
 
 /// A write that no watch event confirmed for so long is forgotten: the object came and went while the watch was relisting.
@@ -36,28 +37,36 @@ struct Unconfirmed<K> {
 }
 
 #[derive(Debug)]
-struct State<K> {
+struct State<K: Indexed> {
     observed: Objects<K>,
     revision: u64,
     unconfirmed: BTreeMap<ObjectKey, Unconfirmed<K>>,
     view: Objects<K>,
+    index: K::Index,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct Cache<K>(Mutex<State<K>>);
+pub struct Cache<K: Indexed>(Mutex<State<K>>);
 
-impl<K> Default for Cache<K> {
+impl<K: Indexed> Default for Cache<K> {
     fn default() -> Self {
         let (observed, view) = (Objects::new(), Objects::new());
-        Self(Mutex::new(State { observed, revision: 0, unconfirmed: BTreeMap::new(), view }))
+        let (unconfirmed, index) = (BTreeMap::new(), K::Index::default());
+        Self(Mutex::new(State { observed, revision: 0, unconfirmed, view, index }))
     }
 }
 
-impl<K: Resource + Clone + PartialEq> Cache<K> {
+impl<K: Resource + Clone + PartialEq + Indexed> Cache<K> {
     /// What a reconcile function may see now.
     pub fn view(&self) -> Objects<K> {
         self.lock().view.clone()
+    }
+
+    /// The same with its index, of one moment.
+    pub fn indexed_view(&self) -> (Objects<K>, K::Index) {
+        let state = self.lock();
+        (state.view.clone(), state.index.clone())
     }
 
     /// Takes a newer snapshot of the watch; what changed for readers is returned.
@@ -98,7 +107,7 @@ impl<K: Resource + Clone + PartialEq> Cache<K> {
     }
 }
 
-impl<K: Resource + Clone + PartialEq> State<K> {
+impl<K: Resource + Clone + PartialEq + Indexed> State<K> {
     fn settle(&mut self, now: Instant) -> Vec<Delta<K>> {
         let (observed, revision) = (&self.observed, self.revision);
         self.unconfirmed.retain(|key, write| {
@@ -119,22 +128,33 @@ impl<K: Resource + Clone + PartialEq> State<K> {
             };
         }
         let before = std::mem::replace(&mut self.view, view);
-        before.diff(&self.view).filter_map(delta).collect()
+        let mut told = Vec::new();
+        for item in before.diff(&self.view) {
+            let (key, delta) = delta(item);
+            K::follow(&mut self.index, key, &delta);
+            if !is_confirmation(&delta) {
+                told.push(delta);
+            }
+        }
+        told
     }
 }
 
-fn delta<K: Resource>(item: DiffItem<'_, '_, ObjectKey, Arc<K>>) -> Option<Delta<K>> {
-    let identity = |object: &K| (object.meta().uid.clone(), object.meta().resource_version.clone());
+fn delta<'a, K>(item: DiffItem<'a, 'a, ObjectKey, Arc<K>>) -> (&'a ObjectKey, Delta<K>) {
     match item {
-        DiffItem::Add(_, new) => Some(Delta { old: None, new: Some(new.clone()) }),
-        DiffItem::Remove(_, old) => Some(Delta { old: Some(old.clone()), new: None }),
-        // The watch confirms what we wrote ourselves: readers saw it already.
-        DiffItem::Update { old, new }
-            if identity(old.1) == identity(new.1) && old.1.meta() == new.1.meta() =>
-        {
-            None
+        DiffItem::Add(key, new) => (key, Delta { old: None, new: Some(new.clone()) }),
+        DiffItem::Remove(key, old) => (key, Delta { old: Some(old.clone()), new: None }),
+        DiffItem::Update { old, new } => {
+            (new.0, Delta { old: Some(old.1.clone()), new: Some(new.1.clone()) })
         }
-        DiffItem::Update { old, new } => Some(Delta { old: Some(old.1.clone()), new: Some(new.1.clone()) }),
+    }
+}
+
+/// The watch confirms what we wrote ourselves: readers saw it already.
+fn is_confirmation<K: Resource>(delta: &Delta<K>) -> bool {
+    match (&delta.old, &delta.new) {
+        (Some(old), Some(new)) => old.meta() == new.meta(),
+        _ => false,
     }
 }
 

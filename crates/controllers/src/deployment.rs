@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 
 use crate::claim::claim;
-use crate::metadata::{age, annotation, controller_key, is_deleting, name_of, owner_reference};
+use crate::metadata::{age, annotation, is_deleting, name_of, owner_reference};
 use crate::plan::{Notice, Plan, Severity, Write};
 use crate::pod;
-use crate::world::{World, in_namespace};
+use crate::world::{Pod, World};
 
 mod revision;
 mod rolling;
@@ -38,8 +38,9 @@ struct Rollout<'a> {
 pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
     let Some(deployment) = world.deployments.get(key) else { return Plan::nothing() };
     let Some(spec) = deployment.spec.as_ref() else { return Plan::nothing() };
-    let sets = in_namespace(&world.replica_sets, &key.namespace);
-    let claim = claim(sets, &deployment.metadata, &owner_reference(&**deployment), &spec.selector);
+    let sets = world.candidates(&deployment.metadata);
+    let claim =
+        claim(sets.into_iter(), &deployment.metadata, &owner_reference(&**deployment), &spec.selector);
     if !claim.writes.is_empty() {
         // The ReplicaSets change by this: sized in the next pass, which that change brings about.
         return Plan::writes(claim.writes);
@@ -145,10 +146,9 @@ impl<'a> Rollout<'a> {
             return status::Step::Steady;
         }
         // Two versions never run at the same time: wait until the last old process is gone, not only asked to go.
-        let namespace = self.deployment.metadata.namespace.as_deref().unwrap_or("");
-        let old_runs = in_namespace(&world.pods, namespace).filter(|pod| !pod::is_terminal(pod)).any(|pod| {
-            let owner = controller_key(&pod.metadata, "ReplicaSet");
-            owner.is_some_and(|owner| self.old.iter().any(|set| name_of(&set.metadata) == &*owner.name))
+        let old_runs = self.old.iter().filter_map(|set| set.metadata.uid.as_deref()).any(|uid| {
+            let mut pods = world.managed(uid);
+            pods.any(|pod: &Arc<Pod>| !pod::is_terminal(pod))
         });
         match &self.new {
             _ if old_runs => status::Step::Steady,

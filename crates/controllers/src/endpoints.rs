@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::metadata::{StringMap, is_deleting, label, owner_reference};
 use crate::plan::{Deletion, Plan, Write};
-use crate::world::{Kind, World, in_namespace};
+use crate::world::{Kind, World};
 
 mod desired;
 mod legacy;
@@ -44,7 +44,8 @@ pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
         return Plan::nothing();
     }
     let groups = desired::groups(service, world);
-    let present: Vec<_> = in_namespace(&world.endpoint_slices, &key.namespace)
+    let present: Vec<_> = world
+        .slices_of(key)
         .filter(|slice| belongs(slice, &key.name, SLICE_CONTROLLER) && !is_deleting(&slice.metadata))
         .cloned()
         .collect();

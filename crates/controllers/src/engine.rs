@@ -17,11 +17,11 @@ use crate::apply::{Applier, Caches, Stored, WriteError};
 use crate::cache::Cache;
 use crate::events::Recorder;
 use crate::garbage::Collector;
-use crate::namespace;
 use crate::node_lifecycle::LEASE_NAMESPACE;
 use crate::queue::{Outcome, Queue};
 use crate::task::{Duties, Settings, Task, affected, is_ending};
 use crate::world::*;
+use crate::{namespace, namespace_defaults};
 
 /// Tasks carried out at the same time.
 const CONCURRENT_TASKS_MAX: usize = 32;
@@ -76,10 +76,12 @@ impl Engine {
         macro_rules! start {
             ($($kind:ident $field:ident $scope:ident $group:literal $plural:literal,)*) => {
                 $(
-                    kinds += 1;
-                    let api: Api<$kind> = Api::all(self.client.clone());
-                    let watched = fairway_kit::watch::watch(api, selection(Kind::$kind), shutdown.clone());
-                    tokio::spawn(self.clone().follow(watched, |caches| &caches.$field, complete.clone(), shutdown.clone()));
+                    if is_watched(Kind::$kind, self.settings.duties) {
+                        kinds += 1;
+                        let api: Api<$kind> = Api::all(self.client.clone());
+                        let watched = fairway_kit::watch::watch(api, selection(Kind::$kind), shutdown.clone());
+                        tokio::spawn(self.clone().follow(watched, |caches| &caches.$field, complete.clone(), shutdown.clone()));
+                    }
                 )*
             };
         }
@@ -222,11 +224,22 @@ impl crate::apply::Listener for Engine {
     }
 }
 
-/// What of a kind is watched: all of it, except for Leases, of which others use very many.
+/// What of a kind is watched: all of it, except for kinds of which others have very many.
 fn selection(kind: Kind) -> watcher::Config {
     match kind {
         Kind::Lease => watcher::Config::default().fields(&format!("metadata.namespace={LEASE_NAMESPACE}")),
+        Kind::ConfigMap => {
+            watcher::Config::default().fields(&format!("metadata.name={}", namespace_defaults::AUTHORITY))
+        }
         _ => watcher::Config::default(),
+    }
+}
+
+/// Whether a kind has to be watched at all: beside the controllers of another only what our own part needs.
+fn is_watched(kind: Kind, duties: Duties) -> bool {
+    match duties {
+        Duties::WholeCluster => true,
+        Duties::AddOns => matches!(kind, Kind::Service | Kind::Ingress | Kind::IngressClass),
     }
 }
 

@@ -363,7 +363,8 @@ impl Drop for Watch {
     }
 }
 
-/// Resources of which [`Collector::tell`] hears everything. Leases are watched in one namespace only, so not they.
+/// Resources of which [`Collector::tell`] hears everything. Leases are watched in one namespace only and ConfigMaps of one name only,
+/// so not they.
 fn told_resources() -> BTreeSet<Arc<str>> {
     macro_rules! names {
         ($($kind:ident $field:ident $scope:ident $group:literal $plural:literal,)*) => {
@@ -372,6 +373,7 @@ fn told_resources() -> BTreeSet<Arc<str>> {
     }
     let mut names: BTreeSet<Arc<str>> = with_kinds!(names);
     names.remove("leases.coordination.k8s.io");
+    names.remove("configmaps");
     names
 }
 

@@ -5,6 +5,7 @@ use fairway_kit::watch::ObjectKey;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 
+use crate::index::Tag;
 use crate::metadata::{after_seconds, is_deleting, name_of, seconds, until};
 use crate::plan::{Deletion, Notice, Plan, Severity, Write};
 use crate::pod;
@@ -52,8 +53,7 @@ pub fn reconcile(world: &World, name: &str, now: Timestamp) -> Plan {
         plan.writes.push(Write::Replace(tainted.into()));
         return plan;
     }
-    let pods: Vec<&Pod> =
-        world.pods.values().map(AsRef::as_ref).filter(|pod| pod::node_name(pod) == Some(name)).collect();
+    let pods: Vec<&Pod> = world.pods_tagged(&Tag::Node(name.into())).map(AsRef::as_ref).collect();
     if health != Health::Ready {
         plan.writes.extend(pods.iter().filter_map(|pod| mark_pod_unready(pod, now)));
     }
@@ -105,23 +105,50 @@ fn mark_unknown(node: &Node, now: Timestamp) -> Option<Node> {
     changed.then_some(node)
 }
 
-/// The node with the taints of its health, if it has others.
-fn taint(node: &Node, health: Health, now: Timestamp) -> Option<Node> {
+/// Conditions that keep new pods away, and the taint that does so.
+const PRESSURES: [(&str, &str); 4] = [
+    ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+];
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// The taints that the node's state asks for: key and effect.
+fn wanted_taints(node: &Node, health: Health) -> Vec<(&'static str, &'static str)> {
     let key = match health {
         Health::Ready => None,
         Health::NotReady => Some(NOT_READY),
         Health::Unknown => Some(UNREACHABLE),
     };
-    let wanted: Vec<(&str, &str)> =
+    let mut wanted: Vec<_> =
         key.into_iter().flat_map(|key| [(key, "NoSchedule"), (key, "NoExecute")]).collect();
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let holds = |type_: &str| {
+        conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")
+    };
+    wanted.extend(PRESSURES.iter().filter(|(type_, _)| holds(type_)).map(|(_, key)| (*key, "NoSchedule")));
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    wanted
+}
+
+fn is_ours(taint: &Taint) -> bool {
+    [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&&*taint.key)
+        || PRESSURES.iter().any(|(_, key)| *key == taint.key)
+}
+
+/// The node with the taints of its state, if it has others.
+fn taint(node: &Node, health: Health, now: Timestamp) -> Option<Node> {
+    let wanted = wanted_taints(node, health);
     let present = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    let is_ours = |taint: &Taint| taint.key == NOT_READY || taint.key == UNREACHABLE;
     let is_wanted = |taint: &Taint| wanted.contains(&(taint.key.as_str(), taint.effect.as_str()));
     let mut taints: Vec<Taint> =
         present.iter().filter(|taint| !is_ours(taint) || is_wanted(taint)).cloned().collect();
     for (key, effect) in wanted {
         if !taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
-            let time_added = (effect == "NoExecute").then(|| seconds(now));
+            let time_added = (effect == "NoExecute" || key == UNSCHEDULABLE).then(|| seconds(now));
             taints.push(Taint { key: key.to_owned(), effect: effect.to_owned(), time_added, value: None });
         }
     }

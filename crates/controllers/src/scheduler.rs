@@ -1,7 +1,11 @@
 //! The scheduler: every pod without a node gets one, or is told why not.
 //!
 //! All waiting pods are decided in one pass, oldest of the highest priority first, each decision counting for the next one: a
-//! burst of replicas spreads evenly. Resource requests are not weighed: local pods are processes that share one machine.
+//! burst of replicas spreads evenly. Nothing is preempted: a pod for which there is no room waits, whatever its priority.
+//!
+//! - `filter`: what speaks against a node by itself; `resources`: whether it has enough left.
+//! - `nearness`: what other pods mean: (anti-)affinity and spreading.
+//! - `load`: what each node carries, kept up to date with every change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,14 +13,20 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, PodStatus};
 
+use crate::index::Tag;
 use crate::metadata::{age, controller_of, is_deleting, name_of, namespace_of, seconds};
 use crate::plan::{Notice, Plan, Severity, Write};
 use crate::pod;
 use crate::world::World;
 
-mod filter;
+pub(crate) mod filter;
+pub mod load;
+mod nearness;
+mod resources;
 
 use filter::Refusal;
+use load::Loads;
+use nearness::{Nearness, Placed};
 
 /// The scheduler that pods name when they name none.
 const SCHEDULER_NAME: &str = "default-scheduler";
@@ -25,7 +35,7 @@ const PODS_PER_PASS_MAX: usize = 500;
 
 /// Decides for all waiting pods.
 pub fn reconcile(world: &World, now: Timestamp) -> Plan {
-    let mut waiting: Vec<&Arc<Pod>> = world.pods.values().filter(|pod| is_waiting(pod)).collect();
+    let mut waiting: Vec<&Arc<Pod>> = world.pods_tagged(&Tag::Waiting).collect();
     let mut plan = Plan::nothing();
     if waiting.is_empty() {
         return plan;
@@ -35,11 +45,13 @@ pub fn reconcile(world: &World, now: Timestamp) -> Plan {
         waiting.truncate(PODS_PER_PASS_MAX);
         plan.look_again(Some(std::time::Duration::from_millis(1)));
     }
-    let mut load = Load::of(world);
+    let mut loads = world.index.pods.loads.clone();
+    let mut placed = Placed::new();
     for pod in waiting {
-        match choose(pod, world, &load) {
+        match choose(pod, world, &loads, &placed) {
             Ok(node) => {
-                load.add(pod, node);
+                loads.place(pod, node);
+                placed.push((pod, node));
                 plan.writes.push(Write::Bind { pod: Box::new((**pod).clone()), node: node.to_owned() });
                 let message = format!(
                     "Successfully assigned {}/{} to {node}",
@@ -74,66 +86,43 @@ pub fn concerns(pod: &Pod) -> bool {
     is_waiting(pod)
 }
 
-/// What runs where, kept up to date while pods are decided.
-#[derive(Debug, Default)]
-struct Load<'a> {
-    nodes: BTreeMap<&'a str, NodeLoad<'a>>,
+/// Whether a pod keeps others away.
+pub(crate) fn repels(pod: &Pod) -> bool {
+    nearness::repels(pod)
 }
 
-#[derive(Debug, Default)]
-struct NodeLoad<'a> {
-    pods: usize,
-    of_owner: BTreeMap<&'a str, usize>,
-    host_ports: Vec<filter::HostPort<'a>>,
-}
-
-impl<'a> Load<'a> {
-    fn of(world: &'a World) -> Self {
-        let mut load = Self::default();
-        for pod in world.pods.values().filter(|pod| !pod::is_terminal(pod)) {
-            if let Some(node) = pod::node_name(pod) {
-                load.add(pod, node);
-            }
-        }
-        load
-    }
-
-    fn add(&mut self, pod: &'a Pod, node: &'a str) {
-        let entry = self.nodes.entry(node).or_default();
-        entry.pods += 1;
-        // A pod on its way out still holds its ports, but no longer counts for the spread.
-        if let Some(owner) = controller_of(&pod.metadata).filter(|_| !is_deleting(&pod.metadata)) {
-            *entry.of_owner.entry(owner.uid.as_str()).or_default() += 1;
-        }
-        entry.host_ports.extend(filter::host_ports(pod));
-    }
-}
-
-/// The best node that does not refuse: avoided taints, then pods of the same owner, then all pods, then the name decide.
-fn choose<'a>(pod: &Pod, world: &'a World, load: &Load<'_>) -> Result<&'a str, String> {
+/// The best node that nothing speaks against: avoided taints, what the pod prefers, evenness, pods of the same owner, then all pods,
+/// then the name decide.
+fn choose<'a>(pod: &'a Pod, world: &'a World, loads: &Loads, placed: &Placed<'a>) -> Result<&'a str, String> {
     let owner = controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
-    let nothing = NodeLoad::default();
+    let requests = resources::requests(pod);
+    let nearness = Nearness::of(pod, world, placed);
     let mut refusals: BTreeMap<Refusal, usize> = BTreeMap::new();
     let mut best: Option<(Cost<'a>, &'a Node)> = None;
     for node in world.nodes.values() {
         let name = name_of(&node.metadata);
-        let busy = load.nodes.get(name).unwrap_or(&nothing);
-        if let Some(refusal) = filter::refusal(pod, node, &busy.host_ports) {
-            *refusals.entry(refusal).or_default() += 1;
+        let load = loads.of(name);
+        let mut against = filter::refusals(pod, &requests, node, load);
+        if against.is_empty() {
+            against.extend(nearness.refusal(node));
+        }
+        if !against.is_empty() {
+            against.into_iter().for_each(|refusal| *refusals.entry(refusal).or_default() += 1);
             continue;
         }
         let cost = Cost {
             avoided_taints: filter::avoided_taints(pod, node),
-            unwanted: std::cmp::Reverse(filter::preference(pod, node)),
-            of_owner: owner.and_then(|owner| busy.of_owner.get(owner)).copied().unwrap_or(0),
-            pods: busy.pods,
+            unwanted: std::cmp::Reverse(filter::preference(pod, node) + nearness.preference(node)),
+            unevenness: nearness.unevenness(node),
+            of_owner: owner.and_then(|owner| load?.of_owner.get(owner)).copied().unwrap_or(0),
+            pods: load.map_or(0, |load| load.pods),
             name,
         };
         if best.as_ref().is_none_or(|(least, _)| cost < *least) {
             best = Some((cost, node));
         }
     }
-    best.map(|(_, node)| name_of(&node.metadata)).ok_or_else(|| explain(&refusals))
+    best.map(|(_, node)| name_of(&node.metadata)).ok_or_else(|| explain(world.nodes.len(), &refusals))
 }
 
 /// What placing a pod on a node costs; the first difference decides.
@@ -141,13 +130,13 @@ fn choose<'a>(pod: &Pod, world: &'a World, load: &Load<'_>) -> Result<&'a str, S
 struct Cost<'a> {
     avoided_taints: usize,
     unwanted: std::cmp::Reverse<i64>,
+    unevenness: i64,
     of_owner: usize,
     pods: usize,
     name: &'a str,
 }
 
-fn explain(refusals: &BTreeMap<Refusal, usize>) -> String {
-    let total: usize = refusals.values().sum();
+fn explain(total: usize, refusals: &BTreeMap<Refusal, usize>) -> String {
     if total == 0 {
         return "no nodes available to schedule pods".to_owned();
     }

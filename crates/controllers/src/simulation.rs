@@ -42,6 +42,7 @@ impl Cluster {
             duties: Duties::WholeCluster,
             load_balancer_pool: "10.200.0.128/25".parse().ok(),
             gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
+            authority: None,
         };
         let mut cluster = Self {
             world: World::default(),
@@ -73,7 +74,11 @@ impl Cluster {
         let object: Object = object.into();
         let kind = object.kind();
         let object = match object {
-            Object::Namespace(_) | Object::Node(_) | Object::IngressClass(_) => object,
+            Object::Namespace(_)
+            | Object::Node(_)
+            | Object::IngressClass(_)
+            | Object::ServiceCIDR(_)
+            | Object::IPAddress(_) => object,
             other => in_default_namespace(other),
         };
         self.apply(Write::Create(object)).unwrap_or_else(|error| panic!("create {kind:?}: {error}"))
@@ -130,11 +135,22 @@ impl Cluster {
             }
             self.apply(Write::ReplaceStatus((*node).clone().into())).unwrap();
         }
-        let sets = self.world.replica_sets.keys().cloned().map(Task::ReplicaSet);
-        let deployments = self.world.deployments.keys().cloned().map(Task::Deployment);
-        let stateful = self.world.stateful_sets.keys().cloned().map(Task::StatefulSet);
-        let nodes = self.world.nodes.keys().map(|key| Task::Node(key.name.to_string()));
-        self.tasks.extend(sets.chain(deployments).chain(stateful).chain(nodes).chain([Task::PodGc]));
+        self.look_at_everything();
+    }
+
+    /// As after a restart: everything is looked at.
+    pub(crate) fn look_at_everything(&mut self) {
+        macro_rules! all {
+            ($($objects:ident $task:ident;)*) => {
+                $(self.tasks.extend(self.world.$objects.keys().cloned().map(Task::$task));)*
+            };
+        }
+        all! {
+            replica_sets ReplicaSet; deployments Deployment; stateful_sets StatefulSet; daemon_sets DaemonSet;
+            replication_controllers ReplicationController; jobs Job; cron_jobs CronJob; disruption_budgets Disruption;
+        }
+        self.tasks.extend(self.world.nodes.keys().map(|key| Task::Node(key.name.to_string())));
+        self.tasks.insert(Task::PodGc);
     }
 
     /// What the node of a pod does next with it: start it, or end it.
@@ -145,10 +161,24 @@ impl Cluster {
             return;
         }
         if is_deleting(&pod.metadata) {
-            self.remove::<Pod>(&key);
-        } else if !pod::is_ready(&pod) {
+            if pod.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) {
+                self.remove::<Pod>(&key);
+            } else if !pod::is_terminal(&pod) {
+                self.end(name, 137);
+            }
+        } else if !pod::is_ready(&pod) && !pod::is_terminal(&pod) {
             self.ready(name, true);
         }
+    }
+
+    /// The pod's only container ends with this code; a pod that is to go stays while something holds it.
+    pub(crate) fn end(&mut self, name: &str, code: i32) {
+        let phase = if code == 0 { "Succeeded" } else { "Failed" };
+        let terminated = json!({"exitCode": code, "finishedAt": Time(self.now)});
+        let container = json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": terminated}});
+        let condition = json!({"type": "Ready", "status": "False", "lastTransitionTime": Time(self.now)});
+        let status = json!({"phase": phase, "conditions": [condition], "containerStatuses": [container]});
+        self.patch(|world| &world.pods, name, json!({"status": status}));
     }
 
     /// Every pod's node does its next step.
@@ -212,17 +242,13 @@ impl Cluster {
 }
 
 /// Where a kind lives in the world.
-trait Place: Sized + Clone + kube::Resource + Serialize + DeserializeOwned {
-    fn place(world: &mut World) -> &mut Objects<Self>;
+trait Place: Known + Clone + kube::Resource<DynamicType = ()> + Serialize + DeserializeOwned {
     fn change(delta: Delta<Self>) -> Change;
 }
 
 macro_rules! place {
     ($($kind:ident $field:ident $scope:ident $group:literal $plural:literal,)*) => {
         $(impl Place for $kind {
-            fn place(world: &mut World) -> &mut Objects<Self> {
-                &mut world.$field
-            }
             fn change(delta: Delta<Self>) -> Change {
                 delta.into()
             }
@@ -266,7 +292,7 @@ impl Cluster {
         meta.creation_timestamp = Some(Time(now));
         meta.generation = Some(1);
         let key = key_of(&object);
-        if K::place(&mut self.world).contains_key(&key) {
+        if K::place(&mut self.world).0.contains_key(&key) {
             return Err(format!("{key} exists"));
         }
         self.log
@@ -277,7 +303,7 @@ impl Cluster {
 
     fn replace_typed<K: Place>(&mut self, object: K, status: bool) -> Result<ObjectKey, String> {
         let key = key_of(&object);
-        let Some(present) = K::place(&mut self.world).get(&key).cloned() else {
+        let Some(present) = K::place(&mut self.world).0.get(&key).cloned() else {
             return Err(format!("{key} is gone"));
         };
         if object.meta().resource_version != present.meta().resource_version {
@@ -301,13 +327,22 @@ impl Cluster {
         if bump {
             object.meta_mut().generation = present.meta().generation.map(|generation| generation + 1);
         }
-        self.store(object);
+        let released = object.meta().finalizers.as_ref().is_none_or(Vec::is_empty);
+        let ended = match self.world.pods.get(&key) {
+            Some(pod) if K::kind(&()) == "Pod" => pod::is_terminal(pod) || pod::node_name(pod).is_none(),
+            _ => true,
+        };
+        if released && present.meta().finalizers.is_some() && is_deleting(object.meta()) && ended {
+            self.remove::<K>(&key);
+        } else {
+            self.store(object);
+        }
         Ok(key)
     }
 
     fn delete_typed<K: Place>(&mut self, deletion: Deletion) -> Result<ObjectKey, String> {
         let key = deletion.key;
-        let Some(present) = K::place(&mut self.world).get(&key).cloned() else { return Ok(key) };
+        let Some(present) = K::place(&mut self.world).0.get(&key).cloned() else { return Ok(key) };
         if deletion.uid.is_some() && present.meta().uid != deletion.uid {
             return Ok(key);
         }
@@ -315,7 +350,8 @@ impl Cluster {
             .push(format!("delete {} {key}", std::any::type_name::<K>().rsplit("::").next().unwrap_or("")));
         let pod = self.world.pods.get(&key).filter(|_| deletion.kind == Kind::Pod);
         let graceful = pod.is_some_and(|pod| pod::node_name(pod).is_some() && !pod::is_terminal(pod));
-        if !graceful || deletion.grace_period_seconds == Some(0) {
+        let held = present.meta().finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty());
+        if !held && (!graceful || deletion.grace_period_seconds == Some(0)) {
             self.remove::<K>(&key);
         } else if !is_deleting(present.meta()) {
             let mut object = (*present).clone();
@@ -329,15 +365,14 @@ impl Cluster {
         self.revision += 1;
         object.meta_mut().resource_version = Some(self.revision.to_string());
         assert_eq!(revision_of(&object), self.revision);
-        let new = Arc::new(object);
-        let old = K::place(&mut self.world).insert(key_of(&*new), new.clone());
-        self.told(K::change(Delta { old, new: Some(new) }));
+        let delta = self.world.set(key_of(&object), Some(Arc::new(object)));
+        self.told(K::change(delta));
     }
 
     fn remove<K: Place>(&mut self, key: &ObjectKey) {
         self.revision += 1;
-        let old = K::place(&mut self.world).remove(key);
-        self.told(K::change(Delta { old, new: None }));
+        let delta = self.world.set::<K>(key.clone(), None);
+        self.told(K::change(delta));
     }
 
     fn told(&mut self, change: Change) {

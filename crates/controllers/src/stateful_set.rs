@@ -4,7 +4,7 @@
 //! it to be available. Volume claim templates are refused: there is no volume provisioner, and a pod whose data silently went
 //! nowhere would be worse than none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_kit::watch::ObjectKey;
@@ -13,20 +13,14 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetCondition, StatefulSetS
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 
 use crate::claim::claim;
-use crate::metadata::{
-    is_deleting, label, name_of, namespace_of, object_reference, owner_reference, seconds, until,
-};
+use crate::metadata::{is_deleting, label, name_of, object_reference, owner_reference, seconds, until};
 use crate::plan::{Deletion, Notice, Plan, Severity, Write};
 use crate::pod::{self, Availability};
+use crate::proportion::{Round, scaled};
 use crate::replica_set::nonzero;
-use crate::world::{Kind, World, in_namespace};
+use crate::revisions::{self, History, REVISION_LABEL};
+use crate::world::{Kind, World};
 
-mod history;
-
-use history::History;
-
-/// The revision that a pod was made from.
-const REVISION_LABEL: &str = "controller-revision-hash";
 const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// Condition that says what this set asks for in vain.
@@ -40,12 +34,19 @@ pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
         return refuse(set, now);
     }
     let ours = |pod: &&Arc<Pod>| ordinal(name_of(&set.metadata), name_of(&pod.metadata)).is_some();
-    let pods = in_namespace(&world.pods, &key.namespace).filter(ours);
+    let pods = world.candidates(&set.metadata).into_iter().filter(ours);
     let claim = claim(pods, &set.metadata, &owner_reference(&**set), &spec.selector);
     if !claim.writes.is_empty() {
         return Plan::writes(claim.writes);
     }
-    let history = match History::of(set, world) {
+    let owner = revisions::Owner {
+        meta: &set.metadata,
+        reference: owner_reference(&**set),
+        template: &spec.template,
+        limit: spec.revision_history_limit,
+        reported: set.status.as_ref().and_then(|status| status.current_revision.as_deref()),
+    };
+    let history = match History::of(&owner, world) {
         Ok(history) => history,
         Err(writes) => return Plan::writes(writes),
     };
@@ -59,7 +60,8 @@ pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
         plan.writes
             .push(Write::ReplaceStatus(StatefulSet { status: Some(status), ..(**set).clone() }.into()));
     } else if plan.writes.is_empty() {
-        plan.writes = history.prune(&claim.owned);
+        let live: BTreeSet<&str> = claim.owned.iter().filter_map(|pod| revision(pod)).collect();
+        plan.writes = history.prune(|revision| live.contains(name_of(&revision.metadata)));
     }
     plan.look_again(state.next_available.and_then(|moment| until(moment, now)));
     plan
@@ -236,23 +238,36 @@ impl<'a> State<'a> {
         true
     }
 
-    /// Replaces the highest pod of an outdated revision, when all above it are available again.
-    fn update(&self) -> Option<Write> {
+    /// Replaces pods of outdated revisions, the highest first, until `maxUnavailable` of those passed on the way are missing. What
+    /// is missing further down does not count: it may be the outdated revision that does not work.
+    fn update(&self) -> Vec<Write> {
         if self.is_on_delete() {
-            return None;
+            return Vec::new();
         }
+        let mut room = self.unavailable_max();
+        let mut writes = Vec::new();
         for (_, slot) in self.wanted.range(self.partition()..).rev() {
             match slot {
+                _ if room == 0 => break,
                 Slot::Running { pod, .. } if revision(pod) != Some(&*self.history.update) => {
-                    return Some(self.delete(pod));
+                    writes.push(self.delete(pod));
+                    room -= 1;
                 }
                 Slot::Running { available: true, .. } => {}
-                Slot::Running { .. } | Slot::Missing | Slot::Finished(_) | Slot::Terminating(_) => {
-                    return None;
-                }
+                Slot::Running { .. } | Slot::Missing | Slot::Finished(_) | Slot::Terminating(_) => room -= 1,
             }
         }
-        None
+        writes
+    }
+
+    /// `updateStrategy.rollingUpdate.maxUnavailable`: at least one.
+    fn unavailable_max(&self) -> usize {
+        let rolling =
+            self.spec.update_strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
+        let asked = rolling.and_then(|rolling| rolling.max_unavailable.as_ref());
+        let replicas = self.spec.replicas.unwrap_or(1);
+        let count = asked.map_or(1, |asked| scaled(asked, replicas, Round::Down));
+        usize::try_from(count).unwrap_or(0).max(1)
     }
 
     /// The lowest number that the update reaches.
@@ -363,11 +378,6 @@ fn start(spec: &StatefulSetSpec) -> i32 {
 
 fn revision(pod: &Pod) -> Option<&str> {
     label(&pod.metadata, REVISION_LABEL)
-}
-
-/// The namespace of the set, for its revisions.
-fn namespace(set: &StatefulSet) -> &str {
-    namespace_of(&set.metadata)
 }
 
 #[cfg(test)]

@@ -4,11 +4,19 @@ use std::sync::Arc;
 
 use fairway_kit::watch::ObjectKey;
 use imbl::OrdMap;
-pub(crate) use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet, StatefulSet};
+pub(crate) use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+pub(crate) use k8s_openapi::api::batch::v1::{CronJob, Job};
 pub(crate) use k8s_openapi::api::coordination::v1::Lease;
-pub(crate) use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
+pub(crate) use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
 pub(crate) use k8s_openapi::api::discovery::v1::EndpointSlice;
-pub(crate) use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+pub(crate) use k8s_openapi::api::networking::v1::{IPAddress, Ingress, IngressClass, ServiceCIDR};
+pub(crate) use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+
+use crate::index::Indexed;
 
 /// All objects of one kind.
 pub type Objects<K> = OrdMap<ObjectKey, Arc<K>>;
@@ -49,6 +57,15 @@ macro_rules! with_kinds {
             ReplicaSet replica_sets namespaced "apps" "replicasets",
             StatefulSet stateful_sets namespaced "apps" "statefulsets",
             ControllerRevision controller_revisions namespaced "apps" "controllerrevisions",
+            DaemonSet daemon_sets namespaced "apps" "daemonsets",
+            ReplicationController replication_controllers namespaced "" "replicationcontrollers",
+            Job jobs namespaced "batch" "jobs",
+            CronJob cron_jobs namespaced "batch" "cronjobs",
+            PodDisruptionBudget disruption_budgets namespaced "policy" "poddisruptionbudgets",
+            ServiceAccount service_accounts namespaced "" "serviceaccounts",
+            ConfigMap config_maps namespaced "" "configmaps",
+            ServiceCIDR service_ranges cluster "networking.k8s.io" "servicecidrs",
+            IPAddress service_addresses cluster "networking.k8s.io" "ipaddresses",
             Ingress ingresses namespaced "networking.k8s.io" "ingresses",
             IngressClass ingress_classes cluster "networking.k8s.io" "ingressclasses",
         }
@@ -62,7 +79,21 @@ macro_rules! define_world {
         #[derive(Clone, Debug, Default)]
         pub struct World {
             $(#[doc = concat!("Every ", stringify!($kind), ".")] pub $field: Objects<$kind>,)*
+            /// How to find some of them without looking at all.
+            pub index: Indexes,
         }
+
+        /// What is known about the objects of each kind beside the objects themselves, always in step with them.
+        #[derive(Clone, Debug, Default)]
+        pub struct Indexes {
+            $(#[doc = concat!("Of every ", stringify!($kind), ".")] pub $field: <$kind as Indexed>::Index,)*
+        }
+
+        $(impl Known for $kind {
+            fn place(world: &mut World) -> (&mut Objects<Self>, &mut <Self as Indexed>::Index) {
+                (&mut world.$field, &mut world.index.$field)
+            }
+        })*
 
         /// An object of any watched kind.
         #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +146,26 @@ macro_rules! define_world {
     };
 }
 with_kinds!(define_world);
+
+/// A kind that has its place in the [`World`].
+pub trait Known: Indexed {
+    /// Its objects and their index.
+    fn place(world: &mut World) -> (&mut Objects<Self>, &mut <Self as Indexed>::Index);
+}
+
+impl World {
+    /// Puts, replaces or (`None`) removes one object; the index follows.
+    pub fn set<K: Known>(&mut self, key: ObjectKey, new: Option<Arc<K>>) -> Delta<K> {
+        let (objects, index) = K::place(self);
+        let old = match &new {
+            Some(new) => objects.insert(key.clone(), new.clone()),
+            None => objects.remove(&key),
+        };
+        let delta = Delta { old, new };
+        K::follow(index, &key, &delta);
+        delta
+    }
+}
 
 /// The objects of one namespace, in the order of their names.
 pub fn in_namespace<'a, K>(objects: &'a Objects<K>, namespace: &'a str) -> impl Iterator<Item = &'a Arc<K>> {

@@ -8,8 +8,12 @@
     reason = "a test fails by panicking; the allowance for tests does not reach their helpers"
 )]
 
+#[path = "it/batch.rs"]
+mod batch;
 #[path = "it/cluster.rs"]
 mod cluster;
+#[path = "it/daemons.rs"]
+mod daemons;
 #[path = "it/endings.rs"]
 mod endings;
 #[path = "it/faults.rs"]

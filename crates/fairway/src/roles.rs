@@ -95,6 +95,7 @@ pub(crate) fn controller(arguments: &RoleArgs) -> ExitCode {
                 duties: fairway_controllers::Duties::WholeCluster,
                 load_balancer_pool: Some(settings.networks.load_balancers()),
                 gateway_service: ObjectKey::new(GATEWAY.0, GATEWAY.1),
+                authority: None,
             },
             readiness: Default::default(),
         };

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::index::{self, Index, Indexes};
 use super::log::Change;
 use super::object::{Collection, EventType, Key, Object};
-use crate::allocations::Allocations;
+use crate::allocations::{self, Allocations};
 use crate::marks::Marks;
 
 /// The objects of one collection in list order. Cloning is a pointer.
@@ -175,7 +175,8 @@ impl Txn {
         };
         let object = Arc::new(Object::stored(collection, event, value, self.state.revision + 1));
         let old = self.state.load(collection, key.clone(), Arc::clone(&object));
-        self.record(collection, key, old, Arc::clone(&object), false);
+        self.record(collection, key, old.clone(), Arc::clone(&object), false);
+        self.follow(collection, key, old.as_deref(), Some(&object));
         object
     }
 
@@ -190,8 +191,16 @@ impl Txn {
         let revision = self.state.revision + 1;
         let old = self.state.unload(collection, key, revision)?;
         let object = Arc::new(Object::stored(collection, EventType::Deleted, last, revision));
-        self.record(collection, key, Some(old), Arc::clone(&object), true);
+        self.record(collection, key, Some(Arc::clone(&old)), Arc::clone(&object), true);
+        self.follow(collection, key, Some(&old), None);
         Some(object)
+    }
+
+    /// Objects that depend on another change with it.
+    fn follow(&mut self, collection: &Collection, key: &Key, old: Option<&Object>, new: Option<&Object>) {
+        if collection.as_str() == "services" {
+            allocations::follow(self, key, old.map(Object::value), new.map(Object::value));
+        }
     }
 
     pub(super) fn finish(self) -> (State, Vec<Change>) {

@@ -4,6 +4,8 @@
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::proportion::{Round, scaled};
+
 /// Sizes that a rollout may not cross.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
@@ -132,27 +134,6 @@ impl Bounds {
         let rounded = (2 * scaled + sized_for) / (2 * sized_for);
         i32::try_from(rounded).unwrap_or(i32::MAX).saturating_sub(share.replicas)
     }
-}
-
-enum Round {
-    Up,
-    Down,
-}
-
-/// A count, or a percentage of `total`; anything else counts as nothing (validation refuses it).
-fn scaled(value: &IntOrString, total: i32, round: Round) -> i32 {
-    let scaled = match value {
-        IntOrString::Int(count) => i64::from(*count),
-        IntOrString::String(text) => {
-            let percent = text.strip_suffix('%').and_then(|number| number.parse::<i64>().ok()).unwrap_or(0);
-            let hundredfold = percent.saturating_mul(i64::from(total));
-            match round {
-                Round::Up => hundredfold.saturating_add(99).div_euclid(100),
-                Round::Down => hundredfold.div_euclid(100),
-            }
-        }
-    };
-    i32::try_from(scaled.max(0)).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

@@ -11,8 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::metadata::{is_deleting, label, name_of, namespace_of};
 use crate::pod;
-use crate::selector::matches_pairs;
-use crate::world::{World, in_namespace};
+use crate::world::World;
 use fairway_kit::watch::ObjectKey;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -110,10 +109,8 @@ pub(super) fn families(service: &Service) -> Vec<Family> {
 pub(super) fn pods<'a>(service: &'a Service, world: &'a World) -> impl Iterator<Item = &'a Pod> {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     let namespace = namespace_of(&service.metadata);
-    in_namespace(&world.pods, namespace).map(AsRef::as_ref).filter(move |pod| {
-        let selected = selector.is_some_and(|pairs| matches_pairs(pairs, pod.metadata.labels.as_ref()));
-        selected && !pod::is_terminal(pod) && addresses(pod).next().is_some()
-    })
+    let selected = selector.into_iter().flat_map(move |pairs| world.pods_labelled(namespace, pairs));
+    selected.map(AsRef::as_ref).filter(|pod| !pod::is_terminal(pod) && addresses(pod).next().is_some())
 }
 
 /// All addresses of a pod that are addresses.

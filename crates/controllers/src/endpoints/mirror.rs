@@ -11,7 +11,7 @@ use super::desired::{Family, GroupKey, Groups, ResolvedPort};
 use super::{MANAGED_BY_LABEL, SERVICE_NAME_LABEL, belongs, selects_pods, slices};
 use crate::metadata::{is_deleting, label, owner_reference};
 use crate::plan::{Deletion, Plan, Write};
-use crate::world::{Kind, World, in_namespace};
+use crate::world::{Kind, World};
 
 const MIRROR_CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP_MIRROR_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -21,7 +21,8 @@ const ADDRESSES_MAX: usize = 1000;
 
 /// Brings the mirrored slices of one Endpoints object in line with it.
 pub fn reconcile(world: &World, key: &ObjectKey, now: Timestamp) -> Plan {
-    let present: Vec<_> = in_namespace(&world.endpoint_slices, &key.namespace)
+    let present: Vec<_> = world
+        .slices_of(key)
         .filter(|slice| belongs(slice, &key.name, MIRROR_CONTROLLER) && !is_deleting(&slice.metadata))
         .cloned()
         .collect();

@@ -124,3 +124,27 @@ fn pods_of_a_removed_node_are_removed() {
     cluster.settle();
     assert_eq!(cluster.world.pods.len(), 0);
 }
+
+#[test]
+fn a_node_under_pressure_or_cordoned_is_tainted_and_clean_again() {
+    let mut cluster = Cluster::with_nodes(1);
+    cluster.settle();
+    let conditions = |pressure: &str| json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": pressure}]}});
+    let change = |cluster: &mut Cluster, change: Value| {
+        let mut node = serde_json::to_value(&*cluster.world.nodes[&ObjectKey::new("", "n1")]).unwrap();
+        let status = change.get("status").is_some();
+        crate::simulation::merge(&mut node, change);
+        let node: Node = serde_json::from_value(node).unwrap();
+        let write = if status { Write::ReplaceStatus(node.into()) } else { Write::Replace(node.into()) };
+        cluster.apply(write).unwrap();
+        cluster.settle();
+    };
+    change(&mut cluster, conditions("True"));
+    assert_eq!(taints(&cluster), ["disk-pressure:NoSchedule"]);
+    change(&mut cluster, conditions("False"));
+    assert_eq!(taints(&cluster), [""; 0]);
+    change(&mut cluster, json!({"spec": {"unschedulable": true}}));
+    assert_eq!(taints(&cluster), ["unschedulable:NoSchedule"]);
+    change(&mut cluster, json!({"spec": {"unschedulable": null}}));
+    assert_eq!(taints(&cluster), [""; 0]);
+}

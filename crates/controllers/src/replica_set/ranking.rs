@@ -1,4 +1,4 @@
-//! Which pod goes first when a ReplicaSet shrinks: the one whose loss hurts least. The order is the field order of [`Worth`].
+//! Which pod goes first when a set of equal pods shrinks: the one whose loss hurts least. The order is the field order of [`Worth`].
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ enum Phase {
 }
 
 /// The pods, least worth first.
-pub(super) fn first_to_go<'a>(pods: &[&'a Pod]) -> Vec<&'a Pod> {
+pub(crate) fn first_to_go<'a>(pods: &[&'a Pod]) -> Vec<&'a Pod> {
     let mut on_node: BTreeMap<Option<&str>, usize> = BTreeMap::new();
     for pod in pods {
         *on_node.entry(pod::node_name(pod)).or_default() += 1;

@@ -7,15 +7,16 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use crate::metadata::is_deleting;
 use crate::selector::{matches_node, matches_node_term, matches_pairs, tolerates};
 
-/// The first rule that speaks against a node, in the order in which they are asked.
+use super::load::{NodeLoad, host_ports};
+use super::resources;
+
+/// What speaks against a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refusal {
     /// `kubectl cordon`.
     Unschedulable,
     /// The node is being deleted.
     Leaving,
-    /// nodeSelector or required node affinity.
-    Affinity,
     /// A NoSchedule or NoExecute taint that the pod does not tolerate.
     Taint {
         /// Its key.
@@ -23,55 +24,59 @@ pub(super) enum Refusal {
         /// Its value, or "".
         value: String,
     },
+    /// nodeSelector or required node affinity.
+    Affinity,
     /// A host port that another pod of the node has.
     HostPort,
+    /// The node has as many pods as it takes.
+    Full,
+    /// Too little of this resource is left.
+    Insufficient(String),
+    /// It would be too uneven.
+    Spread,
+    /// The node does not have the label that pods are spread over.
+    SpreadLabel,
+    /// No pod that this one wants to be near.
+    PodAffinity,
+    /// A pod that this one does not want to be near.
+    PodAntiAffinity,
+    /// A pod that does not want this one near.
+    ExistingAntiAffinity,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Self::Leaving => f.write_str("node(s) were being deleted"),
-            Self::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
-            Self::Taint { key, value } => write!(f, "node(s) had untolerated taint {{{key}: {value}}}"),
-            Self::HostPort => f.write_str("node(s) didn't have free ports for the requested pod ports"),
-        }
-    }
-}
-
-/// A port of the node that a pod asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HostPort<'a> {
-    address: &'a str,
-    protocol: &'a str,
-    port: i32,
-}
-
-impl HostPort<'_> {
-    /// All addresses conflict with each.
-    fn conflicts(self, other: HostPort<'_>) -> bool {
-        let overlap =
-            self.address == other.address || self.address == "0.0.0.0" || other.address == "0.0.0.0";
-        self.port == other.port && self.protocol == other.protocol && overlap
-    }
-}
-
-/// The host ports of a pod's containers.
-pub(super) fn host_ports(pod: &Pod) -> impl Iterator<Item = HostPort<'_>> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
-        Some(HostPort {
-            address: port.host_ip.as_deref().filter(|address| !address.is_empty()).unwrap_or("0.0.0.0"),
-            protocol: port.protocol.as_deref().unwrap_or("TCP"),
-            port: port.host_port.filter(|port| *port != 0)?,
+        f.write_str(match self {
+            Self::Unschedulable => "node(s) were unschedulable",
+            Self::Leaving => "node(s) were being deleted",
+            Self::Taint { key, value } => {
+                return write!(f, "node(s) had untolerated taint {{{key}: {value}}}");
+            }
+            Self::Affinity => "node(s) didn't match Pod's node affinity/selector",
+            Self::HostPort => "node(s) didn't have free ports for the requested pod ports",
+            Self::Full => "Too many pods",
+            Self::Insufficient(resource) => return write!(f, "Insufficient {resource}"),
+            Self::Spread => "node(s) didn't match pod topology spread constraints",
+            Self::SpreadLabel => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Self::PodAffinity => "node(s) didn't match pod affinity rules",
+            Self::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules",
+            Self::ExistingAntiAffinity => "node(s) didn't satisfy existing pods anti-affinity rules",
         })
-    })
+    }
 }
 
-/// Why `node`, on which `taken` are in use, cannot take `pod`.
-pub(super) fn refusal(pod: &Pod, node: &Node, taken: &[HostPort<'_>]) -> Option<Refusal> {
+/// Why `node`, which carries `load`, cannot take `pod` whatever other pods there are: the first rule that says no, but every
+/// resource that is short.
+pub(super) fn refusals(
+    pod: &Pod,
+    requests: &resources::Amounts,
+    node: &Node,
+    load: Option<&NodeLoad>,
+) -> Vec<Refusal> {
     if is_deleting(&node.metadata) {
-        return Some(Refusal::Leaving);
+        return vec![Refusal::Leaving];
     }
     let cordon = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
@@ -79,20 +84,27 @@ pub(super) fn refusal(pod: &Pod, node: &Node, taken: &[HostPort<'_>]) -> Option<
         ..Taint::default()
     };
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) && !is_tolerated(pod, &cordon) {
-        return Some(Refusal::Unschedulable);
+        return vec![Refusal::Unschedulable];
+    }
+    let mut blocking = taints(node).filter(|taint| taint.effect != "PreferNoSchedule");
+    if let Some(taint) = blocking.find(|taint| !is_tolerated(pod, taint)) {
+        let value = taint.value.clone().unwrap_or_default();
+        return vec![Refusal::Taint { key: taint.key.clone(), value }];
     }
     if !has_affinity(pod, node) {
-        return Some(Refusal::Affinity);
+        return vec![Refusal::Affinity];
     }
-    let blocking = taints(node).filter(|taint| taint.effect != "PreferNoSchedule");
-    if let Some(taint) = blocking.into_iter().find(|taint| !is_tolerated(pod, taint)) {
-        return Some(Refusal::Taint {
-            key: taint.key.clone(),
-            value: taint.value.clone().unwrap_or_default(),
-        });
+    let Some(load) = load else { return shortages(requests, node, &NodeLoad::default()) };
+    if host_ports(pod).any(|wanted| load.host_ports.keys().any(|taken| wanted.conflicts(taken))) {
+        return vec![Refusal::HostPort];
     }
-    let conflict = host_ports(pod).any(|wanted| taken.iter().any(|taken| wanted.conflicts(*taken)));
-    conflict.then_some(Refusal::HostPort)
+    shortages(requests, node, load)
+}
+
+fn shortages(requests: &resources::Amounts, node: &Node, load: &NodeLoad) -> Vec<Refusal> {
+    let full = resources::pods_max(node).is_some_and(|most| load.pods >= most);
+    let short = resources::insufficient(requests, &load.requests, node);
+    full.then_some(Refusal::Full).into_iter().chain(short.into_iter().map(Refusal::Insufficient)).collect()
 }
 
 /// How many PreferNoSchedule taints speak against the node.
@@ -114,7 +126,8 @@ pub(super) fn preference(pod: &Pod, node: &Node) -> i64 {
         .sum()
 }
 
-fn has_affinity(pod: &Pod, node: &Node) -> bool {
+/// nodeSelector and required node affinity.
+pub(crate) fn has_affinity(pod: &Pod, node: &Node) -> bool {
     let Some(spec) = &pod.spec else { return true };
     let selected =
         spec.node_selector.as_ref().is_none_or(|pairs| matches_pairs(pairs, node.metadata.labels.as_ref()));
@@ -126,7 +139,8 @@ fn has_affinity(pod: &Pod, node: &Node) -> bool {
     selected && required.is_none_or(|selector| matches_node(selector, node))
 }
 
-fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
+/// The taints of a node.
+pub(crate) fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
     node.spec.iter().flat_map(|spec| spec.taints.iter().flatten())
 }
 

@@ -176,3 +176,153 @@ fn a_pod_that_waits_is_placed_when_room_appears_and_says_the_same_thing_once() {
     cluster.settle();
     assert_eq!(node_of(&cluster, "p").as_deref(), Some("late"));
 }
+
+/// Nodes n1 and n2 in zone a, n3 in zone b; pods `a` on n1 and `b` on n3 with label app.
+fn zones() -> Cluster {
+    let mut cluster = Cluster::with_nodes(0);
+    for (name, zone) in [("n1", "a"), ("n2", "a"), ("n3", "b")] {
+        let labels = json!({"zone": zone, "kubernetes.io/hostname": name});
+        let allocatable = json!({"cpu": "2", "memory": "1Gi", "pods": "2"});
+        cluster.create::<Node>(json!({"metadata": {"name": name, "labels": labels},
+            "status": {"allocatable": allocatable, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    }
+    for (name, node) in [("a", "n1"), ("b", "n3")] {
+        cluster.create::<Pod>(json!({"metadata": {"name": name, "labels": {"app": name}},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}}));
+    }
+    cluster
+}
+
+fn term(app: &str, key: &str) -> Value {
+    json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key})
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
+fn other_pods_and_room_decide() {
+    const HOST: &str = "kubernetes.io/hostname";
+    struct Case {
+        name: &'static str,
+        pod: Value,
+        want: Result<&'static str, &'static str>,
+    }
+    let affinity = |kind: &str, term: Value| json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}});
+    let preferred = |kind: &str, term: Value| json!({"spec": {"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]}}}});
+    let request = |resource: &str, amount: &str| json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {resource: amount}}}]}});
+    let spread = |key: &str, skew: i32, app: &str| {
+        json!({"metadata": {"labels": {"app": app}}, "spec": {"topologySpreadConstraints": [{"maxSkew": skew, "topologyKey": key,
+            "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": app}}}]}})
+    };
+    let first = {
+        let mut pod = affinity("podAffinity", term("self", HOST));
+        pod["metadata"] = json!({"labels": {"app": "self"}});
+        pod
+    };
+    for case in [
+        Case { name: "the emptiest", pod: json!({}), want: Ok("n2") },
+        Case { name: "near b", pod: affinity("podAffinity", term("b", "zone")), want: Ok("n3") },
+        Case {
+            name: "near a, by zone: the emptiest of it",
+            pod: affinity("podAffinity", term("a", "zone")),
+            want: Ok("n2"),
+        },
+        Case { name: "near a, by host", pod: affinity("podAffinity", term("a", HOST)), want: Ok("n1") },
+        Case {
+            name: "near nobody",
+            pod: affinity("podAffinity", term("none", HOST)),
+            want: Err("0/3 nodes are available: 3 node(s) didn't match pod affinity rules."),
+        },
+        Case { name: "near itself: the first may be anywhere", pod: first, want: Ok("n2") },
+        Case {
+            name: "away from a's zone",
+            pod: affinity("podAntiAffinity", term("a", "zone")),
+            want: Ok("n3"),
+        },
+        Case { name: "rather near b", pod: preferred("podAffinity", term("b", "zone")), want: Ok("n3") },
+        Case {
+            name: "rather away from a's zone",
+            pod: preferred("podAntiAffinity", term("a", "zone")),
+            want: Ok("n3"),
+        },
+        Case { name: "room for half a cpu anywhere", pod: request("cpu", "500m"), want: Ok("n2") },
+        Case { name: "room for one on n2 only", pod: request("cpu", "1"), want: Ok("n2") },
+        Case {
+            name: "too much",
+            pod: request("memory", "2Gi"),
+            want: Err("0/3 nodes are available: 3 Insufficient memory."),
+        },
+        Case {
+            name: "nobody has it",
+            pod: request("example.com/gpu", "1"),
+            want: Err("0/3 nodes are available: 3 Insufficient example.com/gpu."),
+        },
+        Case { name: "spread over zones", pod: spread("zone", 1, "a"), want: Ok("n3") },
+        Case {
+            name: "no such label",
+            pod: spread("rack", 1, "a"),
+            want: Err(
+                "0/3 nodes are available: 3 node(s) didn't match pod topology spread constraints (missing required label).",
+            ),
+        },
+    ] {
+        let mut cluster = zones();
+        cluster.create::<Pod>(pod(case.pod));
+        cluster.settle();
+        let told = || {
+            cluster
+                .notices
+                .iter()
+                .find(|notice| notice.reason == "FailedScheduling")
+                .map(|notice| notice.message.clone())
+        };
+        match case.want {
+            Ok(node) => {
+                assert_eq!(node_of(&cluster, "p").as_deref(), Some(node), "{}: {:?}", case.name, told())
+            }
+            Err(message) => assert_eq!(told().as_deref(), Some(message), "{}", case.name),
+        }
+    }
+}
+
+#[test]
+fn who_keeps_others_away_is_respected_by_those_who_come_later_until_gone() {
+    let mut cluster = zones();
+    let alone = json!({"metadata": {"name": "alone", "labels": {"app": "alone"}}, "spec": {"affinity": {"podAntiAffinity":
+        {"requiredDuringSchedulingIgnoredDuringExecution": [term("p", "zone")]}}}});
+    cluster.create::<Pod>(pod(alone));
+    cluster.settle();
+    assert_eq!(node_of(&cluster, "alone").as_deref(), Some("n2"));
+    for name in ["p", "q"] {
+        cluster.create::<Pod>(pod(json!({"metadata": {"name": name, "labels": {"app": "p"}}})));
+    }
+    cluster.settle();
+    assert_eq!((node_of(&cluster, "p").as_deref(), node_of(&cluster, "q")), (Some("n3"), None));
+    let told = cluster.notices.iter().find(|notice| notice.reason == "FailedScheduling").unwrap();
+    assert_eq!(
+        told.message,
+        "0/3 nodes are available: 1 Too many pods, 2 node(s) didn't satisfy existing pods anti-affinity rules."
+    );
+    let key = fairway_kit::watch::ObjectKey::new("ns", "alone");
+    let deletion =
+        crate::plan::Deletion { kind: crate::world::Kind::Pod, key, uid: None, grace_period_seconds: None };
+    cluster.apply(Write::Delete(deletion)).unwrap();
+    cluster.settle();
+    assert_eq!(node_of(&cluster, "q"), None, "it still runs");
+    cluster.kubelet("alone");
+    cluster.settle();
+    assert_eq!(node_of(&cluster, "q").as_deref(), Some("n2"));
+}
+
+#[test]
+fn pods_of_one_pass_count_for_each_other() {
+    let mut cluster = zones();
+    for at in 0..3 {
+        let mut one = pod(json!({"metadata": {"name": format!("r{at}"), "labels": {"app": "r"}}}));
+        one["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term("r", "kubernetes.io/hostname")]}});
+        cluster.create::<Pod>(one);
+    }
+    cluster.settle();
+    let mut nodes: Vec<_> = (0..3).filter_map(|at| node_of(&cluster, &format!("r{at}"))).collect();
+    nodes.sort();
+    assert_eq!(nodes, ["n1", "n2", "n3"]);
+}

@@ -147,6 +147,30 @@ fn on_delete_replaces_only_what_is_deleted() {
 }
 
 #[test]
+fn as_many_as_may_be_missing_are_updated_together() {
+    let rolling = json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}, "podManagementPolicy": "Parallel"});
+    let mut cluster = cluster(rolling);
+    cluster.converge();
+    cluster.patch(sets, "db", json!({"spec": {"template": template("v2")}}));
+    cluster.settle();
+    assert_eq!(pods(&cluster.world), ["db-0=v1", "db-1=v1-", "db-2=v1-"]);
+    cluster.converge();
+    assert_eq!(pods(&cluster.world), ["db-0=v2", "db-1=v2", "db-2=v2"]);
+}
+
+#[test]
+fn a_pod_that_is_ready_for_too_short_a_time_is_waited_for() {
+    let mut cluster = cluster(json!({"minReadySeconds": 10}));
+    cluster.settle();
+    cluster.kubelet("db-0");
+    cluster.settle();
+    assert_eq!(pods(&cluster.world), ["db-0=v1"]);
+    cluster.wait(10);
+    cluster.settle();
+    assert_eq!(pods(&cluster.world), ["db-0=v1", "db-1=v1!"]);
+}
+
+#[test]
 fn a_version_that_never_works_can_be_taken_back() {
     let mut cluster = cluster(json!({}));
     cluster.converge();

@@ -94,6 +94,7 @@ impl Cluster {
                 duties: Duties::WholeCluster,
                 load_balancer_pool: "10.200.0.128/30".parse().ok(),
                 gateway_service: ObjectKey::new("fairway-system", "fairway-gateway"),
+                authority: None,
             },
             readiness: Default::default(),
         };
@@ -301,7 +302,8 @@ fn write_kubeconfig(directory: &Path, address: SocketAddr) {
     std::fs::write(directory.join("kubeconfig"), config.to_string()).unwrap();
 }
 
-/// What the nodes do: a bound pod runs and is ready unless its image is `broken`; a deleted one ends at once.
+/// What the nodes do: a bound pod runs and is ready unless its image is `broken`; with image `exit-N` it ends at once with that code; a
+/// deleted one ends at once.
 async fn kubelets(client: Client) {
     let all: Api<Pod> = Api::all(client.clone());
     let mut pods = pin!(watcher(all, watcher::Config::default()).default_backoff().applied_objects());
@@ -318,6 +320,13 @@ async fn kubelets(client: Client) {
             until_answered(|| api.delete(&name, &params)).await;
         } else if pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).is_none() {
             made += 1;
+            let image = spec.containers[0].image.clone().unwrap_or_default();
+            if let Some(code) = image.strip_prefix("exit-") {
+                let (params, patch) =
+                    (PatchParams::default(), Patch::Strategic(ended(code.parse().unwrap())));
+                until_answered(|| api.patch_status(&name, &params, &patch)).await;
+                continue;
+            }
             let address = format!("10.244.{}.{}", node.trim_start_matches('n'), made % 250 + 1);
             let ready = if spec.containers[0].image.as_deref() == Some("broken") { "False" } else { "True" };
             let condition =
@@ -327,6 +336,13 @@ async fn kubelets(client: Client) {
             until_answered(|| api.patch_status(&name, &params, &patch)).await;
         }
     }
+}
+
+fn ended(code: i32) -> Value {
+    let phase = if code == 0 { "Succeeded" } else { "Failed" };
+    let terminated = json!({"exitCode": code, "reason": "Done", "finishedAt": seconds(Timestamp::now())});
+    let container = json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": terminated}});
+    json!({"status": {"phase": phase, "podIP": "10.244.0.9", "containerStatuses": [container]}})
 }
 
 /// Repeats a request until the server answers, whatever it answers: nodes outlive an API server that is away.
