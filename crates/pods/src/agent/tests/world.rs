@@ -191,8 +191,9 @@ impl World {
     pub(super) fn delete(&mut self, pod: &PodId, grace_secs: i64) {
         self.change(pod, |object| {
             object.metadata.deletion_grace_period_seconds = Some(grace_secs);
-            object.metadata.deletion_timestamp =
-                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+            object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                crate::lifecycle::later(jiff::Timestamp::now(), jiff::SignedDuration::from_secs(grace_secs)),
+            ));
         });
     }
 
@@ -465,7 +466,7 @@ impl Drop for World {
                 for record in super::super::records(&context.pods_dir()) {
                     let id = PodId { namespace: record.namespace, name: record.name, uid: record.uid };
                     let net = PodNet::new(&context.config.cluster, &id.uid);
-                    setup::tear_down(&context.paths(&id), &id, Some(net), record.ip).await;
+                    setup::tear_down(&context, &id, Some(net), record.ip).await;
                 }
             });
         });
