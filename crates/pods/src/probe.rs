@@ -11,6 +11,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 /// While a container comes up, readiness and startup are asked this often, so that start-up does not wait for a period.
 const EAGER_PERIOD: Duration = Duration::from_millis(100);
 
+/// A container has so long to begin to listen before it is asked whether it is alive, as with kubelets, which look at containers once a second.
+const LIVENESS_HEAD_START: Duration = Duration::from_secs(1);
+
 /// Which probe of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ProbeKind {
@@ -151,7 +154,10 @@ impl ProbePlan {
         Ok(Self {
             kind,
             question: question(probe, container, pod_ip)?,
-            initial_delay: secs(probe.initial_delay_seconds, 0),
+            initial_delay: secs(probe.initial_delay_seconds, 0).max(match kind {
+                ProbeKind::Liveness => LIVENESS_HEAD_START,
+                ProbeKind::Startup | ProbeKind::Readiness => Duration::ZERO,
+            }),
             timeout: secs(probe.timeout_seconds, 1).max(Duration::from_secs(1)),
             period: secs(probe.period_seconds, 10).max(Duration::from_secs(1)),
             success_threshold: count(probe.success_threshold, 1),

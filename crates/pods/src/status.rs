@@ -142,11 +142,12 @@ fn state_and_last<'a>(subject: &Subject<'a>, now: Timestamp) -> (ContainerState,
         ..Default::default()
     };
     let last = seen.last.as_ref();
+    let coming = if spec.init_containers.is_some() { "PodInitializing" } else { "ContainerCreating" };
     match &seen.state {
         State::Waiting { reason, message, .. } => (waiting(reason, message.clone()), last),
-        State::Starting => (waiting("ContainerCreating", None), last),
+        State::Starting => (waiting(coming, None), last),
         // It counts as running when its postStart hook is through.
-        State::Running { .. } if seen.hook_pending => (waiting("ContainerCreating", None), last),
+        State::Running { .. } if seen.hook_pending => (waiting(coming, None), last),
         State::Running { started_at } | State::Stopping { started_at } => {
             let running = Some(ContainerStateRunning { started_at: Some(seconds(*started_at)) });
             (ContainerState { running, ..Default::default() }, last)

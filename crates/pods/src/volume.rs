@@ -98,6 +98,28 @@ pub(crate) fn token_wishes(pod: &Pod) -> Vec<TokenWish> {
     wishes
 }
 
+/// The versions of the ConfigMaps and Secrets that the pod's volumes show, in order; as long as they are the same, so are the files.
+pub(crate) fn versions(pod: &Pod, sources: &Sources) -> Vec<Option<String>> {
+    let namespace = namespace_of(pod);
+    let config_map =
+        |name: &str| sources.config_maps.find(namespace, name).map(|it| it.metadata.resource_version.clone());
+    let secret =
+        |name: &str| sources.secrets.find(namespace, name).map(|it| it.metadata.resource_version.clone());
+    let mut all = Vec::new();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        all.extend(volume.config_map.as_ref().map(|source| config_map(&source.name)));
+        all.extend(
+            volume.secret.as_ref().map(|source| secret(source.secret_name.as_deref().unwrap_or_default())),
+        );
+        for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+            all.extend(source.config_map.as_ref().map(|source| config_map(&source.name)));
+            all.extend(source.secret.as_ref().map(|source| secret(&source.name)));
+        }
+    }
+    // One that is not there and one without a version are different.
+    all.into_iter().map(|found| found.map(Option::unwrap_or_default)).collect()
+}
+
 fn wish(audience: Option<&String>, expiration_secs: Option<i64>) -> TokenWish {
     TokenWish {
         audience: audience.cloned().unwrap_or_default(),

@@ -133,7 +133,13 @@ pub(super) async fn run(socket: &Path, container: &str, command: &[String]) -> R
 async fn connect(address: &Address) -> Result<TcpStream, String> {
     TcpStream::connect((address.host.as_str(), address.port))
         .await
-        .map_err(|error| format!("dial tcp {address}: {error}"))
+        .map_err(|error| format!("dial tcp {address}: connect: {}", plain(&error)))
+}
+
+/// The system's words without its number.
+fn plain(error: &std::io::Error) -> String {
+    let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
+    errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_lowercase())
 }
 
 /// One GET and what its answer means.

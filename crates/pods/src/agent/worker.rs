@@ -29,7 +29,7 @@ use crate::plan::{PodPaths, follows_objects};
 use crate::probe::{ProbeKind, Verdict};
 use crate::protocol::ContainerRecord;
 use crate::status;
-use crate::volume::VolumePlan;
+use crate::volume::{VolumePlan, versions};
 
 /// Things that happened and are not folded yet.
 const EVENTS_MAX: usize = 256;
@@ -93,6 +93,8 @@ pub(super) struct Worker {
     inbox: Option<mpsc::Receiver<Event>>,
     volumes: BTreeMap<String, VolumePlan>,
     tokens: Tokens,
+    /// Of the objects that are in the volumes' files.
+    versions: Vec<Option<String>>,
     refreshing: bool,
     /// Something changed while files of volumes were being written.
     refresh_again: bool,
@@ -140,6 +142,7 @@ impl Worker {
             inbox: Some(inbox),
             volumes: BTreeMap::new(),
             tokens: Tokens::new(),
+            versions: Vec::new(),
             refreshing: false,
             refresh_again: false,
             setup_failures: 0,
@@ -208,6 +211,7 @@ impl Worker {
         if adopted.is_none() {
             self.prepare_again();
         }
+        self.versions = versions(&self.pod, &self.context.cluster.sources());
         if let Some((control, records)) = adopted {
             let made =
                 setup::make_volumes(&self.context, &self.pod, &self.id, &self.paths, self.ip, Tokens::new())
@@ -423,7 +427,16 @@ impl Worker {
                 retry(retry_at);
             }
         }
-        self.refresh();
+        self.follow_objects();
+    }
+
+    /// Volumes follow their objects, if any of them is another one now.
+    fn follow_objects(&mut self) {
+        let versions = versions(&self.pod, &self.context.cluster.sources());
+        if versions != self.versions && self.observed.sandbox == Sandbox::Ready {
+            self.versions = versions;
+            self.refresh();
+        }
     }
 
     /// When a token must be renewed.

@@ -183,8 +183,12 @@ fn run_containers(spec: &PodSpec, observed: &Observed, now: Timestamp, plan: &mu
     }
     for container in &spec.containers {
         let Some(seen) = observed.containers.get(&container.name) else { continue };
+        let planned = plan.actions.len();
         keep_running(spec, (Part::Main, container), seen, now, plan);
-        if seen.hook_pending {
+        // The next one waits for the postStart hook; not for a container that cannot be started for now.
+        let hooked = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+        let comes_up = seen.state == State::Starting || plan.actions.len() > planned;
+        if seen.hook_pending || (hooked && comes_up) {
             return;
         }
     }

@@ -172,6 +172,12 @@ fn coming_up() {
             vec![],
         ),
         case(
+            "also while it comes up",
+            json!({"containers": [{"name": "a", "lifecycle": {"postStart": {"sleep": {"seconds": 1}}}}, {"name": "b"}]}),
+            observed(Sandbox::Ready, &[("a", waiting()), ("b", waiting())]),
+            vec![start("a", 0)],
+        ),
+        case(
             "a debug container runs at any time, once",
             json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}],
                 "ephemeralContainers": [{"name": "d"}, {"name": "e"}]}),

@@ -135,6 +135,24 @@ async fn what_comes_after_a_post_start_hook_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_hook_that_ran_when_the_agent_ended_runs_again() {
+    let mut world = World::new().await;
+    let volumes = notes(&world);
+    let mut container = noting("main", "sleep 1000");
+    let hook =
+        "echo begun >> /notes/log; while ! test -e /notes/go; do sleep 0.05; done; echo done >> /notes/log";
+    container["lifecycle"] = json!({"postStart": {"exec": {"command": ["/bin/sh", "-c", hook]}}});
+    let pod = world.create("web", json!({"containers": [container], "volumes": volumes}));
+    world.until(|| async { noted(&world) == ["begun"] }).await;
+    world.restart_agent(false).await;
+    world.until(|| async { noted(&world) == ["begun", "begun"] }).await;
+    std::fs::write(world.path("notes/go"), "").unwrap();
+    let status = world.status(&pod, is_ready).await;
+    assert_eq!((noted(&world).last().unwrap().as_str(), restarts(&status)), ("done", 0));
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_failed_post_start_hook_restarts_the_container() {
     let mut world = World::new().await;
     let mut container = toolbox("sleep 1000");

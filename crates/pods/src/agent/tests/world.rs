@@ -55,6 +55,7 @@ impl MemoryCluster {
         let mut map = ConfigMap { data: Some(data), ..ConfigMap::default() };
         map.metadata.name = Some(name.to_owned());
         map.metadata.namespace = Some("ns".to_owned());
+        map.metadata.resource_version = Some(uuid::Uuid::new_v4().to_string());
         self.inner.lock().unwrap().config_maps.insert(name.to_owned(), map);
         self.sources_changed.send_modify(|version| *version += 1);
     }

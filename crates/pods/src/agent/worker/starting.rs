@@ -17,6 +17,7 @@ use crate::plan::{PlanError, PlanInput, plan_container};
 use crate::probe::{ProbeKind, ProbePlan};
 use crate::protocol::{ContainerPlan, ContainerRecord, How, RecordState, Request};
 use crate::sandbox;
+use crate::volume::versions;
 
 /// Bytes of a termination message.
 const TERMINATION_BYTES_MAX: u64 = 4096;
@@ -44,6 +45,7 @@ impl Worker {
             }
         }
         self.observed.sandbox = Sandbox::Starting;
+        self.versions = versions(&self.pod, &self.context.cluster.sources());
         let (context, pod, id) = (self.context.clone(), self.pod.clone(), self.id.clone());
         let (ip, tokens, events) = (self.ip, self.tokens.clone(), self.events.clone());
         self.tasks.spawn(async move {
@@ -62,6 +64,8 @@ impl Worker {
         for record in records {
             self.take_record(record);
         }
+        // What changed while the volumes were written.
+        self.follow_objects();
         let events = self.events.clone();
         self.tasks.spawn(async move {
             while let Some(message) = control.next().await {
