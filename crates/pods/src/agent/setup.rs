@@ -27,6 +27,9 @@ use crate::volume::{HostPathKind, Planner, TokenWish, VolumePlan, token_wishes, 
 /// A token is renewed when this part of its life is over.
 const TOKEN_AGE_PERCENT: i64 = 80;
 
+/// Between two attempts to renew one.
+const TOKEN_RETRY: SignedDuration = SignedDuration::from_secs(10);
+
 /// A token with the time to renew it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HeldToken {
@@ -235,9 +238,11 @@ async fn renew_tokens(
                     later(now, SignedDuration::from_secs(token.lifetime_secs * TOKEN_AGE_PERCENT / 100));
                 tokens.insert(wish, HeldToken { text: token.text, renew_at });
             }
-            // An old token is better than none until the API server is back.
-            Err(_) if tokens.contains_key(&wish) => {}
-            Err(error) => return Err(format!("no token for service account {account:?}: {error}")),
+            Err(error) => match tokens.get_mut(&wish) {
+                // An old token is better than none until the API server is back.
+                Some(held) => held.renew_at = later(now, TOKEN_RETRY),
+                None => return Err(format!("no token for service account {account:?}: {error}")),
+            },
         }
     }
     Ok(tokens)

@@ -1,7 +1,9 @@
 //! One pod: asks [`reconcile`] what to do, does it in tasks of its own, folds what comes of it, publishes the status.
 
+mod following;
 mod hooking;
 mod measuring;
+mod publishing;
 mod recalling;
 mod starting;
 mod stopping;
@@ -18,17 +20,16 @@ use tokio::task::JoinSet;
 
 use super::setup::{self, Setback, Tokens, Up};
 use super::{ContainerView, Context, LivePod, PodRecord};
-use crate::cluster::{Cluster, ClusterError, Event as ClusterEvent, EventKind, PodId};
+use crate::cluster::{ClusterError, PodId};
 use crate::lifecycle::{
     Action, InitProgress, Observation, Observed, Part, RestartPolicy, Sandbox, State, Unhealthy,
     ephemeral_names, find, init_containers, init_progress, is_complete, later, reconcile, rejection,
     restart_policy, setup_delay,
 };
 use crate::network::PodNet;
-use crate::plan::{PodPaths, follows_objects};
+use crate::plan::PodPaths;
 use crate::probe::{ProbeKind, Verdict};
 use crate::protocol::ContainerRecord;
-use crate::status;
 use crate::volume::{VolumePlan, versions};
 
 /// Things that happened and are not folded yet.
@@ -119,7 +120,7 @@ impl Worker {
         let paths = context.paths(&id);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (statuses, receiver) = watch::channel(None);
-        let writer = tokio::spawn(write_statuses(context.cluster.clone(), id.clone(), receiver));
+        let writer = tokio::spawn(publishing::write_statuses(context.cluster.clone(), id.clone(), receiver));
         let status = pod.status.clone().unwrap_or_default();
         let observed = recalling::observe(&pod);
         let (views, containers) = watch::channel(BTreeMap::new());
@@ -416,128 +417,6 @@ impl Worker {
         }
     }
 
-    /// ConfigMaps or Secrets changed: what waits for them tries again, volumes follow.
-    fn sources_changed(&mut self) {
-        let retry = |retry_at: &mut Option<Timestamp>| *retry_at = None;
-        if let Sandbox::Absent { retry_at } = &mut self.observed.sandbox {
-            retry(retry_at);
-        }
-        for seen in self.observed.containers.values_mut() {
-            if let State::Waiting { reason: "CreateContainerConfigError", retry_at, .. } = &mut seen.state {
-                retry(retry_at);
-            }
-        }
-        self.follow_objects();
-    }
-
-    /// Volumes follow their objects, if any of them is another one now.
-    fn follow_objects(&mut self) {
-        let versions = versions(&self.pod, &self.context.cluster.sources());
-        if versions != self.versions && self.observed.sandbox == Sandbox::Ready {
-            self.versions = versions;
-            self.refresh();
-        }
-    }
-
-    /// When a token must be renewed.
-    fn renewal(&self) -> Option<Timestamp> {
-        self.tokens.values().map(|held| held.renew_at).min()
-    }
-
-    fn refresh_if_due(&mut self) {
-        if self.renewal().is_some_and(|at| at <= Timestamp::now()) {
-            self.refresh();
-        }
-    }
-
-    fn refresh(&mut self) {
-        if self.observed.sandbox != Sandbox::Ready || !follows_objects(&self.pod) {
-            return;
-        }
-        if self.refreshing {
-            self.refresh_again = true;
-            return;
-        }
-        self.refreshing = true;
-        let (context, pod, id, paths) =
-            (self.context.clone(), self.pod.clone(), self.id.clone(), self.paths.clone());
-        let (ip, tokens, events) = (self.ip, self.tokens.clone(), self.events.clone());
-        self.tasks.spawn(async move {
-            let made = setup::make_volumes(&context, &pod, &id, &paths, ip, tokens).await;
-            let _ = events.send(Event::Refreshed(made)).await;
-        });
-    }
-
-    /// An image may have been loaded: waiting containers try at once.
-    fn look_for_images(&mut self) {
-        let now = self.context.images.changed_at();
-        if now == self.images_seen {
-            return;
-        }
-        self.images_seen = now;
-        for seen in self.observed.containers.values_mut().filter(|seen| seen.pull_failures > 0) {
-            if let State::Waiting { retry_at, .. } = &mut seen.state {
-                *retry_at = None;
-            }
-        }
-    }
-
-    fn publish(&mut self) {
-        let status = status::compute(
-            &self.pod,
-            &self.observed,
-            &self.status,
-            self.context.config.node_ip,
-            Timestamp::now(),
-        );
-        if status != self.status {
-            self.status = status;
-            self.statuses.send_replace(Some(Arc::new(self.status.clone())));
-        }
-        let shown = self.objects.borrow().clone();
-        if shown.metadata.resource_version != self.pod.metadata.resource_version
-            || shown.status.as_ref() != Some(&self.status)
-        {
-            let mut object = (*self.pod).clone();
-            object.status = Some(self.status.clone());
-            self.objects.send_replace(Arc::new(object));
-        }
-        self.show_containers();
-    }
-
-    /// What the kubelet API needs to know.
-    fn show_containers(&self) {
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        let view = |name: &str, tty: Option<bool>| {
-            let seen = self.observed.containers.get(name)?;
-            let waiting = match &seen.state {
-                State::Waiting { reason, .. } => (*reason).to_owned(),
-                _ => "ContainerCreating".to_owned(),
-            };
-            let started =
-                !matches!(seen.state, State::Waiting { .. } | State::Starting) || seen.last.is_some();
-            let view = ContainerView {
-                attempt: seen.attempt,
-                running: seen.is_alive(),
-                started,
-                waiting,
-                tty: tty == Some(true),
-                mounts: self.mounts.get(name).copied().filter(|_| seen.is_alive()),
-            };
-            Some((name.to_owned(), view))
-        };
-        let own =
-            spec.containers.iter().chain(init_containers(&spec)).map(|one| (one.name.as_str(), one.tty));
-        let added = spec.ephemeral_containers.iter().flatten().map(|one| (one.name.as_str(), one.tty));
-        let views: BTreeMap<_, _> = own.chain(added).filter_map(|(name, tty)| view(name, tty)).collect();
-        self.views.send_if_modified(|known| {
-            *known != views && {
-                *known = views;
-                true
-            }
-        });
-    }
-
     /// The last status, then the object's end, then the directory's.
     async fn finish(self) {
         let Self { context, id, paths, statuses, writer, mut tasks, observed, ip, .. } = self;
@@ -560,23 +439,6 @@ impl Worker {
         setup::forget(&paths).await;
         context.live.remove(&id);
     }
-
-    fn tell(&self, container: Option<&str>, kind: EventKind, reason: &'static str, message: String) {
-        let field = container.map(|name| {
-            let part =
-                self.pod.spec.as_ref().and_then(|spec| find(spec, name)).map_or(Part::Main, |(part, _)| part);
-            format!("spec.{}{{{name}}}", part.field())
-        });
-        self.context.cluster.event(ClusterEvent { pod: self.id.clone(), field, kind, reason, message });
-    }
-
-    fn note(&self, container: Option<&str>, reason: &'static str, message: String) {
-        self.tell(container, EventKind::Normal, reason, message);
-    }
-
-    fn warn(&self, container: Option<&str>, reason: &'static str, message: String) {
-        self.tell(container, EventKind::Warning, reason, message);
-    }
 }
 
 fn wake_in(plan: Option<Timestamp>, renewal: Option<Timestamp>) -> Duration {
@@ -586,27 +448,4 @@ fn wake_in(plan: Option<Timestamp>, renewal: Option<Timestamp>) -> Duration {
     wait.map_or(Duration::from_secs(3600), |wait| {
         Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1)
     })
-}
-
-/// Writes the newest status; older ones that were not written yet are skipped. Ends with its sender, after the last one.
-async fn write_statuses(
-    cluster: Arc<dyn Cluster>,
-    id: PodId,
-    mut statuses: watch::Receiver<Option<Arc<PodStatus>>>,
-) {
-    while statuses.changed().await.is_ok() {
-        let mut wait = WRITE_RETRY.0;
-        loop {
-            let status = statuses.borrow_and_update().clone();
-            let Some(status) = status else { break };
-            match cluster.write_status(&id, &status).await {
-                Ok(()) | Err(ClusterError::Gone) => break,
-                Err(ClusterError::Failed(error)) => {
-                    tracing::debug!(pod = %id, error, "a status could not be written; trying again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WRITE_RETRY.1);
-                }
-            }
-        }
-    }
 }
