@@ -1,5 +1,6 @@
 //! One container as PID 1 keeps it, from its start to what is remembered of its end.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -28,8 +29,9 @@ pub(super) struct Container {
     pub outputs: Vec<Output>,
     pub kill_at: Option<Instant>,
     log: Option<LogFile>,
-    /// The inode of its mount namespace: how its processes are told from those of other containers.
-    namespace: Option<u64>,
+    /// Its mount namespace: how its processes are told from those of other containers. It is held open, because the kernel gives the
+    /// number of one that is gone to the next.
+    namespace: Option<File>,
     /// What the kernel counted in its group before it started.
     oom_kills_before: u64,
 }
@@ -41,9 +43,8 @@ pub(super) struct Output {
     splitter: Splitter,
 }
 
-/// The mount namespace of a process, given its directory below /proc.
-fn mount_namespace(process: &str) -> Option<u64> {
-    std::fs::metadata(format!("{process}/ns/mnt")).ok().map(|meta| meta.ino())
+fn inode(file: &File) -> Option<u64> {
+    file.metadata().ok().map(|meta| meta.ino())
 }
 
 impl Container {
@@ -81,8 +82,9 @@ impl Container {
             Ok(launched) => {
                 let eager = launched.terminal.is_some();
                 container.pid = Some(launched.pid);
-                container.namespace = mount_namespace(&format!("/proc/{}", launched.pid));
-                container.record.state = RecordState::Running { started_us, mounts: container.namespace };
+                container.namespace = File::open(format!("/proc/{}/ns/mnt", launched.pid)).ok();
+                let mounts = container.namespace.as_ref().and_then(inode);
+                container.record.state = RecordState::Running { started_us, mounts };
                 (container.stdin, container.terminal) = (launched.stdin, launched.terminal);
                 container.outputs = launched
                     .outputs
@@ -103,6 +105,7 @@ impl Container {
     pub(super) fn ended(&mut self, how: How) {
         let RecordState::Running { started_us, .. } = self.record.state else { return };
         self.kill_leftovers();
+        self.namespace = None;
         self.pid = None;
         self.kill_at = None;
         for index in 0..self.outputs.len() {
@@ -119,11 +122,11 @@ impl Container {
 
     /// Ends every process that is still in the container: it has the container's mount namespace.
     fn kill_leftovers(&self) {
-        let Some(own) = self.namespace else { return };
+        let Some(own) = self.namespace.as_ref().and_then(inode) else { return };
         let Ok(processes) = std::fs::read_dir("/proc") else { return };
         for entry in processes.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if mount_namespace(&entry.path().to_string_lossy()).is_some_and(|namespace| namespace == own) {
+            if std::fs::metadata(entry.path().join("ns/mnt")).is_ok_and(|meta| meta.ino() == own) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }

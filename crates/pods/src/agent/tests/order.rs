@@ -226,6 +226,24 @@ async fn a_debug_container_sees_the_processes_of_its_target() {
 }
 
 #[tokio::test]
+async fn containers_that_end_at_once_do_not_take_others_with_them() {
+    let mut world = World::new().await;
+    let names: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();
+    let brief = |name: &String| {
+        let mut container = toolbox("exit 4");
+        container["name"] = json!(name);
+        container
+    };
+    let containers: Vec<_> = names.iter().map(brief).collect();
+    let pod = world.create("brief", json!({"restartPolicy": "Never", "containers": containers}));
+    let status = world.status(&pod, |status| status.phase.as_deref() == Some("Failed")).await;
+    let codes: Vec<i32> =
+        (0..names.len()).map(|index| state(&status, index).terminated.unwrap().exit_code).collect();
+    assert_eq!(codes, vec![4; names.len()]);
+    world.close().await;
+}
+
+#[tokio::test]
 async fn a_pod_ends_at_its_deadline() {
     let mut world = World::new().await;
     let pod = world.create(
