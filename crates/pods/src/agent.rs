@@ -265,6 +265,7 @@ impl Agent {
                         changed
                     });
                 }
+                None if self.is_left_to_others(pod) => {}
                 None => self.start(uid, pod.clone()),
             }
         }
@@ -274,6 +275,15 @@ impl Agent {
                 running.input.send_if_modified(|input| !std::mem::replace(&mut input.gone, true));
             }
         }
+    }
+
+    /// A pod that this node is done with, and whose object only finalizers keep.
+    fn is_left_to_others(&self, pod: &Pod) -> bool {
+        let meta = &pod.metadata;
+        meta.deletion_timestamp.is_some()
+            && meta.deletion_grace_period_seconds == Some(0)
+            && meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
+            && !self.context.paths(&PodId::of(pod)).record().exists()
     }
 
     fn start(&mut self, uid: String, pod: Arc<Pod>) {

@@ -336,6 +336,18 @@ mod tests {
     }
 
     #[test]
+    fn some_successes_in_a_row_are_asked_for() {
+        let mut tally = Tally::new(ProbePlan { success_threshold: 3, ..plan(ProbeKind::Readiness) });
+        let mut age = Duration::ZERO;
+        let mut answer = |passed| {
+            age = tally.next_at(age);
+            tally.record(age, passed).0
+        };
+        let verdicts = [true, true, false, true, true, true, true].map(&mut answer);
+        assert_eq!(verdicts, [None, None, None, None, None, Some(Verdict::Passed), None]);
+    }
+
+    #[test]
     fn liveness_is_asked_once_a_period() {
         let (changes, questions) = run(ProbeKind::Liveness, Duration::from_secs(21), |_| true);
         assert_eq!((changes, questions), (vec![(1000, Verdict::Passed)], 3));

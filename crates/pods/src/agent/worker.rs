@@ -97,6 +97,8 @@ pub(super) struct Worker {
     /// Of the objects that are in the volumes' files.
     versions: Vec<Option<String>>,
     refreshing: bool,
+    /// When to try again after files of volumes could not be brought up to date.
+    refresh_at: Option<Timestamp>,
     /// Something changed while files of volumes were being written.
     refresh_again: bool,
     /// Attempts in a row to make the pod's surroundings.
@@ -145,6 +147,7 @@ impl Worker {
             tokens: Tokens::new(),
             versions: Vec::new(),
             refreshing: false,
+            refresh_at: None,
             refresh_again: false,
             setup_failures: 0,
             measure_at: tokio::time::Instant::now(),
@@ -217,7 +220,10 @@ impl Worker {
             let made =
                 setup::make_volumes(&self.context, &self.pod, &self.id, &self.paths, self.ip, Tokens::new())
                     .await;
-            let (volumes, tokens) = made.unwrap_or_default();
+            let (volumes, tokens) = made.unwrap_or_else(|setback| {
+                self.refresh_failed(setback);
+                Default::default()
+            });
             // Containers that PID 1 does not know were never started, whatever the status says.
             self.fold(Event::Up(Ok(Box::new(Up { control, records, volumes, tokens, omitted: Vec::new() }))));
         }
@@ -307,7 +313,7 @@ impl Worker {
                 }
                 match outcome {
                     Ok((volumes, tokens)) => (self.volumes, self.tokens) = (volumes, tokens),
-                    Err(setback) => self.warn(None, setback.reason, setback.message),
+                    Err(setback) => self.refresh_failed(setback),
                 }
             }
             Event::Down => {

@@ -1,12 +1,15 @@
 //! What a pod has of other objects: files of volumes, tokens, images that may come.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::super::setup;
+use super::super::setup::{self, Setback};
 use super::{Event, Worker};
-use crate::lifecycle::{Sandbox, State};
+use crate::lifecycle::{Sandbox, State, later};
 use crate::plan::follows_objects;
 use crate::volume::versions;
+
+/// Between two attempts to bring files of volumes up to date; a change of what they show makes another one at once.
+const REFRESH_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 impl Worker {
     /// ConfigMaps or Secrets changed: what waits for them tries again, volumes follow.
@@ -32,9 +35,16 @@ impl Worker {
         }
     }
 
-    /// When a token must be renewed.
+    /// When files of volumes must be written again: a token grows old, or the last attempt failed. Never while an attempt is under way.
     pub(super) fn renewal(&self) -> Option<Timestamp> {
-        self.tokens.values().map(|held| held.renew_at).min()
+        let due = self.tokens.values().map(|held| held.renew_at).chain(self.refresh_at);
+        due.min().filter(|_| !self.refreshing)
+    }
+
+    /// The files stay as they were.
+    pub(super) fn refresh_failed(&mut self, setback: Setback) {
+        self.warn(None, setback.reason, setback.message);
+        self.refresh_at = Some(later(Timestamp::now(), REFRESH_RETRY));
     }
 
     pub(super) fn refresh_if_due(&mut self) {
@@ -52,6 +62,7 @@ impl Worker {
             return;
         }
         self.refreshing = true;
+        self.refresh_at = None;
         let (context, pod, id, paths) =
             (self.context.clone(), self.pod.clone(), self.id.clone(), self.paths.clone());
         let (ip, tokens, events) = (self.ip, self.tokens.clone(), self.events.clone());
