@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::Config;
+use crate::cgroup::Cgroups;
 use crate::cluster::{Cluster, PodId};
+use crate::hostport::{self, Claim, Conflict, HostPorts};
 use crate::image::Store;
 use crate::names::{ClusterDns, uses_host_network};
 use crate::network::{Addresses, PodNet};
@@ -33,7 +35,19 @@ pub(crate) struct Context {
     pub images: Store,
     pub dns: ClusterDns,
     pub addresses: Mutex<Addresses>,
+    /// Held while the kernel is told, so that its table is never older than the one before.
+    pub host_ports: tokio::sync::Mutex<HostPorts>,
+    pub cgroups: Cgroups,
     pub live: Live,
+}
+
+/// Why a pod does not get its host ports.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostPortError {
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error("host ports: {0}")]
+    Kernel(#[from] fairway_netfilter::Error),
 }
 
 /// What survives the agent, in the pod's directory.
@@ -43,6 +57,8 @@ pub(crate) struct PodRecord {
     pub namespace: String,
     pub name: String,
     pub ip: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub host_ports: Vec<Claim>,
 }
 
 /// One container as the kubelet API needs it.
@@ -55,6 +71,8 @@ pub(crate) struct ContainerView {
     /// Shown when there is no log yet.
     pub waiting: String,
     pub tty: bool,
+    /// The inode of its mount namespace while it runs.
+    pub mounts: Option<u64>,
 }
 
 /// A pod as the kubelet API needs it.
@@ -62,6 +80,8 @@ pub(crate) struct ContainerView {
 pub(crate) struct LivePod {
     pub id: PodId,
     pub paths: PodPaths,
+    /// With the newest status, written or not.
+    pub object: watch::Receiver<Arc<Pod>>,
     pub containers: watch::Receiver<BTreeMap<String, ContainerView>>,
 }
 
@@ -74,6 +94,14 @@ impl Live {
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<LivePod> {
         let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
         pods.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// All of them, by namespace and name.
+    pub(crate) fn all(&self) -> Vec<LivePod> {
+        let pods = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<LivePod> = pods.values().cloned().collect();
+        all.sort_by(|a, b| (&a.id.namespace, &a.id.name).cmp(&(&b.id.namespace, &b.id.name)));
+        all
     }
 
     fn insert(&self, pod: LivePod) {
@@ -98,7 +126,37 @@ impl Context {
         let next =
             std::fs::read_to_string(cursor_path(&config)).ok().and_then(|text| text.trim().parse().ok());
         let addresses = Mutex::new(Addresses::new(config.pod_range, next));
-        Self { config, cluster, images, dns, addresses, live: Live::default() }
+        let (host_ports, cgroups) = (tokio::sync::Mutex::default(), Cgroups::open(&config.cluster));
+        Self { config, cluster, images, dns, addresses, host_ports, cgroups, live: Live::default() }
+    }
+
+    /// Gives a pod its host ports and tells the kernel.
+    pub(crate) async fn claim_ports(
+        &self,
+        id: &PodId,
+        ip: Ipv4Addr,
+        claims: Vec<Claim>,
+    ) -> Result<(), HostPortError> {
+        let mut ports = self.host_ports.lock().await;
+        let none = claims.is_empty();
+        ports.claim(&id.uid, &id.to_string(), ip, claims)?;
+        if none { Ok(()) } else { Ok(self.install_ports(&ports).await?) }
+    }
+
+    /// Takes them back.
+    pub(crate) async fn release_ports(&self, id: &PodId) {
+        let mut ports = self.host_ports.lock().await;
+        if ports.release(&id.uid)
+            && let Err(error) = self.install_ports(&ports).await
+        {
+            tracing::warn!(%error, pod = %id, "the host ports of a pod that ended still lead to its address; the next pod with host ports on this node mends it");
+        }
+    }
+
+    async fn install_ports(&self, ports: &HostPorts) -> Result<(), fairway_netfilter::Error> {
+        let (ports, table) = (ports.clone(), hostport::table(&self.config.cluster));
+        // A task that was cancelled told the kernel nothing: the next change tells all.
+        tokio::task::spawn_blocking(move || ports.install(table)).await.unwrap_or(Ok(()))
     }
 
     /// Where the things of a pod are.
@@ -158,8 +216,12 @@ impl Agent {
         std::fs::create_dir_all(context.config.node_run_dir().join("pods"))?;
         std::fs::create_dir_all(context.config.run_dir.join("pods"))?;
         for record in records(&context.pods_dir()) {
-            if let Some(ip) = record.ip {
-                context.addresses.lock().unwrap_or_else(PoisonError::into_inner).claim(ip);
+            let Some(ip) = record.ip else { continue };
+            context.addresses.lock().unwrap_or_else(PoisonError::into_inner).claim(ip);
+            // Nobody else has the context yet, and the kernel has these already.
+            if let Ok(mut ports) = context.host_ports.try_lock() {
+                let label = format!("{}/{}", record.namespace, record.name);
+                let _ = ports.claim(&record.uid, &label, ip, record.host_ports);
             }
         }
         Ok(Self { context, workers: HashMap::new() })
@@ -181,7 +243,7 @@ impl Agent {
         );
         let id = PodId { namespace: record.namespace, name: record.name, uid: record.uid };
         let net = PodNet::new(&self.context.config.cluster, &id.uid);
-        setup::tear_down(&self.context.paths(&id), &id, Some(net), record.ip).await;
+        setup::tear_down(&self.context, &id, Some(net), record.ip).await;
         setup::forget(&self.context.paths(&id)).await;
         if let Some(ip) = record.ip {
             self.context.release_address(ip);
@@ -203,6 +265,7 @@ impl Agent {
                         changed
                     });
                 }
+                None if self.is_left_to_others(pod) => {}
                 None => self.start(uid, pod.clone()),
             }
         }
@@ -212,6 +275,15 @@ impl Agent {
                 running.input.send_if_modified(|input| !std::mem::replace(&mut input.gone, true));
             }
         }
+    }
+
+    /// A pod that this node is done with, and whose object only finalizers keep.
+    fn is_left_to_others(&self, pod: &Pod) -> bool {
+        let meta = &pod.metadata;
+        meta.deletion_timestamp.is_some()
+            && meta.deletion_grace_period_seconds == Some(0)
+            && meta.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
+            && !self.context.paths(&PodId::of(pod)).record().exists()
     }
 
     fn start(&mut self, uid: String, pod: Arc<Pod>) {
@@ -233,7 +305,7 @@ impl Agent {
         join_all(records(&self.context.pods_dir()).into_iter().map(|record| async move {
             let id = PodId { namespace: record.namespace, name: record.name, uid: record.uid };
             let net = PodNet::new(&context.config.cluster, &id.uid);
-            setup::tear_down(&context.paths(&id), &id, Some(net), record.ip).await;
+            setup::tear_down(context, &id, Some(net), record.ip).await;
         }))
         .await;
     }

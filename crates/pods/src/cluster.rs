@@ -134,6 +134,25 @@ impl ApiCluster {
     }
 }
 
+/// A status as a patch: what is absent now and may have been there before is said to be absent.
+fn with_absent_fields(status: &PodStatus) -> serde_json::Value {
+    use serde_json::{Map, Value};
+    let absent = |fields: &mut Map<String, Value>, names: &[&str]| {
+        for name in names {
+            fields.entry(*name).or_insert(Value::Null);
+        }
+    };
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        absent(fields, &["reason", "message"]);
+        let conditions = fields.get_mut("conditions").and_then(Value::as_array_mut);
+        for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+            absent(condition, &["reason", "message"]);
+        }
+    }
+    value
+}
+
 fn classify(error: kube::Error) -> ClusterError {
     match &error {
         // 409 comes from the uid in the request: another pod has the name.
@@ -162,7 +181,8 @@ impl Cluster for ApiCluster {
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         Box::pin(async move {
             // Strategic: conditions are merged by type, so those of readiness gates stay. The uid makes a patch of a successor fail.
-            let patch = serde_json::json!({"metadata": {"uid": pod.uid}, "status": status});
+            let patch =
+                serde_json::json!({"metadata": {"uid": pod.uid}, "status": with_absent_fields(status)});
             let params = PatchParams::default();
             self.pods(pod)
                 .patch_status(&pod.name, &params, &Patch::Strategic(patch))
@@ -216,5 +236,21 @@ impl Cluster for ApiCluster {
 
     fn event(&self, event: Event) {
         self.recorder.record(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_is_over_is_taken_out() {
+        let status: PodStatus = serde_json::from_value(serde_json::json!({"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "X", "status": "False", "reason": "Y"}]}))
+        .unwrap();
+        let want = serde_json::json!({"phase": "Running", "reason": null, "message": null, "conditions": [
+            {"type": "Ready", "status": "True", "reason": null, "message": null},
+            {"type": "X", "status": "False", "reason": "Y", "message": null}]});
+        assert_eq!(with_absent_fields(&status), want);
     }
 }

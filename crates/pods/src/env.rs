@@ -243,21 +243,32 @@ pub(crate) fn memory_bytes() -> i128 {
     kib.unwrap_or(0) * 1024
 }
 
-/// A quantity in thousandths, rounded up.
+/// A quantity in thousandths, rounded up: `1.5`, `250m`, `64Mi`, `2e3`.
 pub(crate) fn quantity_milli(text: &str) -> Option<i128> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at_checked(split)?;
+    if let Some(exponent) =
+        suffix.strip_prefix(['e', 'E']).filter(|exponent| !exponent.is_empty() && *exponent != "i")
+    {
+        let exponent: u32 = exponent.parse().ok().filter(|exponent| *exponent <= 18)?;
+        return quantity_milli(number)?.checked_mul(10_i128.pow(exponent));
+    }
     let factor_milli: i128 = match suffix {
-        "m" => 1,
+        // Less than a thousandth counts as one.
+        "n" | "u" | "m" => 1,
         "" => 1000,
         "k" => 1000 * 1000,
         "M" => 1000 * 1_000_000,
         "G" => 1000 * 1_000_000_000,
         "T" => 1000 * 1_000_000_000_000,
+        "P" => 1000 * 1_000_000_000_000_000,
+        "E" => 1000 * 1_000_000_000_000_000_000,
         "Ki" => 1000 << 10,
         "Mi" => 1000 << 20,
         "Gi" => 1000 << 30,
         "Ti" => 1000 << 40,
+        "Pi" => 1000 << 50,
+        "Ei" => 1000 << 60,
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));

@@ -125,7 +125,7 @@ fn mount_memory(path: &Path, bytes_max: u64) -> io::Result<()> {
     Ok(mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))?)
 }
 
-/// Only `net.` keys belong to the pod's own namespaces; the agent passes no others.
+/// The agent passes only keys that belong to the pod's own namespaces.
 fn write_sysctl(key: &str, value: &str) -> io::Result<()> {
     let relative = crate::beneath::rooted(Path::new(&key.replace('.', "/")))?;
     let path = Path::new("/proc/sys").join(relative.strip_prefix("/").unwrap_or(&relative));

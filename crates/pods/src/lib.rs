@@ -10,15 +10,18 @@
 //! (`lifecycle::reconcile`), the published status (`status::compute`), variables, names, volumes, plans and probe verdicts are pure
 //! functions with tables of cases; workers in `agent` carry out and fold what happened.
 //!
-//! Limits of this runtime, on purpose: processes share the machine's kernel limits (resource requests and limits are not enforced),
-//! containers of a pod share its PID namespace, extended attributes of image files are not kept, init containers do not run again when
-//! PID 1 of a pod was killed.
+//! Limits of this runtime, on purpose: containers of a pod share its PID namespace (a debug container sees its target without asking),
+//! resource limits are enforced where the machine has control groups for it and are only reported elsewhere, hostPath volumes show
+//! any path of this machine (a local cluster belongs to who runs it), hostPID and hostIPC change nothing, extended attributes of image
+//! files are not kept.
 
 mod agent;
 mod beneath;
 mod capability;
+mod cgroup;
 mod cluster;
 mod env;
+mod hostport;
 pub mod image;
 mod init;
 mod lifecycle;

@@ -2,22 +2,21 @@
 //!
 //! The shell ([`crate::agent`]) carries the actions out, folds what happened into [`Observed`] with the transitions below, and asks again.
 
+mod decide;
+mod policy;
+mod rejection;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-/// First delay between two starts of a container that ends by itself; it doubles with every start.
-const CRASH_DELAY_FIRST: SignedDuration = SignedDuration::from_secs(10);
-/// The longest delay, for crashes and image pulls.
-const DELAY_MAX: SignedDuration = SignedDuration::from_mins(5);
-/// A container that ran this long starts with no delay again.
-const CRASH_FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_mins(10);
-/// Grace of pods whose object is gone already (deleted by force).
-const GONE_GRACE: SignedDuration = SignedDuration::from_secs(1);
-/// Grace when the object names none.
-const GRACE_DEFAULT_SECS: i64 = 30;
+pub(crate) use decide::{InitProgress, grace_left, init_progress, is_complete, reconcile, was_touched};
+pub(crate) use policy::{
+    Part, RestartPolicy, common, crash_delay, ephemeral_names, find, init_containers, later, pull_delay,
+    restart_policy, restarts, setup_delay, sidecars,
+};
+pub(crate) use rejection::{failure, rejection};
 
 /// The pod's own namespaces and its PID 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ pub(crate) struct Ended {
     pub finished_at: Timestamp,
     pub exit_code: i32,
     pub signal: Option<i32>,
-    /// `Completed`, `Error`, `StartError`, `ContainerStatusUnknown`.
+    /// `Completed`, `Error`, `OOMKilled`, `StartError`, `ContainerStatusUnknown`.
     pub reason: String,
     pub message: Option<String>,
     /// Which attempt it was.
@@ -75,6 +74,10 @@ pub(crate) struct Observation {
     pub crashes: u32,
     /// Failed image look-ups in a row.
     pub pull_failures: u32,
+    /// Other attempts in a row that did not come to a start.
+    pub setup_failures: u32,
+    /// Its postStart hook is under way: it does not count as running yet, and the containers after it wait.
+    pub hook_pending: bool,
     /// The startup probe passed (or there is none). Meaningful while running.
     pub started: bool,
     /// The readiness probe says so (or there is none). Meaningful while running.
@@ -98,8 +101,12 @@ pub(crate) struct Unhealthy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Observed {
     pub sandbox: Sandbox,
-    /// Init containers and containers by name (names are unique over both).
+    /// Containers of all three lists by name (names are unique over them).
     pub containers: BTreeMap<String, Observation>,
+    /// All init containers were through in this sandbox.
+    pub initialized: bool,
+    /// This node stopped the pod for good.
+    pub failure: Option<PodFailure>,
     /// The object is gone from the API server.
     pub gone: bool,
     /// Its address.
@@ -108,12 +115,21 @@ pub(crate) struct Observed {
     pub start_time: Timestamp,
 }
 
+/// Why a pod failed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFailure {
+    /// `DeadlineExceeded`, `Evicted`, `SysctlForbidden`.
+    pub reason: String,
+    pub message: String,
+}
+
 /// Why a container is stopped; for the event and for what comes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
     Deleted,
     Unhealthy(String),
-    DeadlineExceeded,
+    /// The pod failed as a whole.
+    Failed,
     /// Sidecars when the pod's own containers are done.
     Finished,
 }
@@ -165,6 +181,8 @@ impl Observation {
             last: None,
             crashes: 0,
             pull_failures: 0,
+            setup_failures: 0,
+            hook_pending: false,
             started: false,
             ready: false,
             unhealthy: None,
@@ -175,19 +193,20 @@ impl Observation {
     /// An attempt begins.
     pub(crate) fn begin(&mut self, attempt: u32) {
         if let State::Ended(ended) = &self.state {
-            self.crashes = if ran_long(ended) { 1 } else { self.crashes.saturating_add(1) };
+            self.crashes = if policy::ran_long(ended) { 1 } else { self.crashes.saturating_add(1) };
             self.last = Some(ended.clone());
         }
         self.attempt = attempt;
         self.state = State::Starting;
         self.unhealthy = None;
+        self.hook_pending = false;
         (self.started, self.ready) = (false, false);
     }
 
     /// The attempt runs; the flags say whether it has no probes to wait for.
     pub(crate) fn run(&mut self, started_at: Timestamp, started: bool, ready: bool) {
         self.state = State::Running { started_at };
-        self.pull_failures = 0;
+        (self.pull_failures, self.setup_failures) = (0, 0);
         (self.started, self.ready) = (started, ready);
     }
 
@@ -197,6 +216,16 @@ impl Observation {
         self.state = State::Ended(ended);
         (self.started, self.ready) = (false, false);
         self.unhealthy = None;
+        self.hook_pending = false;
+    }
+
+    /// An init container that was through runs again, in a new sandbox.
+    pub(crate) fn run_again(&mut self) {
+        if let State::Ended(ended) = &self.state {
+            self.last = Some(ended.clone());
+            self.attempt = self.attempt.saturating_add(1);
+            self.state = State::Waiting { reason: "PodInitializing", message: None, retry_at: None };
+        }
     }
 
     /// The attempt did not come to a start.
@@ -211,288 +240,8 @@ impl Observation {
 
     /// When an ended container may start again.
     pub(crate) fn restart_at(&self, ended: &Ended) -> Timestamp {
-        let crashes = if ran_long(ended) { 0 } else { self.crashes };
+        let crashes = if policy::ran_long(ended) { 0 } else { self.crashes };
         later(ended.finished_at, crash_delay(crashes))
-    }
-}
-
-fn ran_long(ended: &Ended) -> bool {
-    ended.finished_at.duration_since(ended.started_at) >= CRASH_FORGOTTEN_AFTER
-}
-
-/// No delay before the first restart, then 10 s, doubled up to five minutes.
-pub(crate) fn crash_delay(crashes: u32) -> SignedDuration {
-    match crashes {
-        0 => SignedDuration::ZERO,
-        n => doubled(CRASH_DELAY_FIRST, n - 1),
-    }
-}
-
-/// The delay after that many failed image look-ups in a row.
-pub(crate) fn pull_delay(failures: u32) -> SignedDuration {
-    doubled(CRASH_DELAY_FIRST, failures.saturating_sub(1))
-}
-
-fn doubled(first: SignedDuration, times: u32) -> SignedDuration {
-    first.checked_mul(1 << times.min(10)).map_or(DELAY_MAX, |delay| delay.min(DELAY_MAX))
-}
-
-/// A time that much later; the end of time when there is none.
-pub(crate) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
-    at.checked_add(by).unwrap_or(Timestamp::MAX)
-}
-
-/// Whether a container that ended like this is started again.
-pub(crate) fn restarts(policy: RestartPolicy, exit_code: i32) -> bool {
-    match policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => exit_code != 0,
-        RestartPolicy::Never => false,
-    }
-}
-
-/// `spec.restartPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-}
-
-/// The policy of a pod.
-pub(crate) fn restart_policy(spec: &PodSpec) -> RestartPolicy {
-    match spec.restart_policy.as_deref() {
-        Some("Never") => RestartPolicy::Never,
-        Some("OnFailure") => RestartPolicy::OnFailure,
-        _ => RestartPolicy::Always,
-    }
-}
-
-/// An init container that keeps running beside the others (KEP-753).
-pub(crate) fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
-/// The init containers.
-pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
-    spec.init_containers.as_deref().unwrap_or_default()
-}
-
-/// Why a pod failed as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PodFailure {
-    pub reason: &'static str,
-    pub message: String,
-}
-
-/// `activeDeadlineSeconds`.
-pub(crate) fn deadline(spec: &PodSpec, observed: &Observed) -> Option<Timestamp> {
-    Some(later(observed.start_time, SignedDuration::from_secs(spec.active_deadline_seconds?)))
-}
-
-/// Whether the deadline has passed.
-pub(crate) fn failure(spec: &PodSpec, observed: &Observed, now: Timestamp) -> Option<PodFailure> {
-    deadline(spec, observed).filter(|at| *at <= now)?;
-    let message = "Pod was active on the node longer than the specified deadline".to_owned();
-    Some(PodFailure { reason: "DeadlineExceeded", message })
-}
-
-/// How far the init containers are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InitProgress {
-    /// All done: the pod's own containers may run.
-    Done,
-    /// Not yet.
-    Running,
-    /// One failed and is not restarted.
-    Failed,
-}
-
-/// How far the init containers are. Once a container of the pod proper was started they count as done.
-pub(crate) fn init_progress(spec: &PodSpec, observed: &Observed) -> InitProgress {
-    let policy = restart_policy(spec);
-    let touched = |container: &Container| {
-        observed
-            .containers
-            .get(&container.name)
-            .is_some_and(|seen| seen.attempt > 0 || !matches!(seen.state, State::Waiting { .. }))
-    };
-    if spec.containers.iter().any(touched) {
-        return InitProgress::Done;
-    }
-    for container in init_containers(spec) {
-        let Some(seen) = observed.containers.get(&container.name) else { return InitProgress::Running };
-        match &seen.state {
-            _ if is_sidecar(container) => {
-                if !(seen.is_alive() && seen.started) {
-                    return InitProgress::Running;
-                }
-            }
-            State::Ended(ended) if ended.exit_code == 0 => {}
-            State::Ended(_) if policy == RestartPolicy::Never => return InitProgress::Failed,
-            _ => return InitProgress::Running,
-        }
-    }
-    InitProgress::Done
-}
-
-/// Whether every container of the pod proper has ended for good.
-pub(crate) fn is_complete(spec: &PodSpec, observed: &Observed) -> bool {
-    let policy = restart_policy(spec);
-    let over = |container: &Container| match observed.containers.get(&container.name).map(|seen| &seen.state)
-    {
-        Some(State::Ended(ended)) => !restarts(policy, ended.exit_code),
-        _ => false,
-    };
-    init_progress(spec, observed) == InitProgress::Failed || spec.containers.iter().all(over)
-}
-
-/// The next actions. Asking again without anything having happened gives the same answer, so the shell marks what it began
-/// (`Starting`, `Stopping`, `Removing`) before it asks again.
-pub(crate) fn reconcile(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
-    let Some(spec) = &pod.spec else { return Plan::default() };
-    let mut plan = Plan::default();
-    if pod.metadata.deletion_timestamp.is_some() || observed.gone {
-        take_down(pod, spec, observed, StopReason::Deleted, &mut plan);
-        let empty = matches!(observed.sandbox, Sandbox::Removed | Sandbox::Absent { .. });
-        if empty && plan.actions.is_empty() && !any_alive(observed) {
-            plan.actions.push(Action::Finish);
-        }
-        return plan;
-    }
-    if failure(spec, observed, now).is_some() {
-        take_down(pod, spec, observed, StopReason::DeadlineExceeded, &mut plan);
-        return plan;
-    }
-    plan.due(deadline(spec, observed), now);
-    if is_complete(spec, observed) {
-        take_down(pod, spec, observed, StopReason::Finished, &mut plan);
-        return plan;
-    }
-    match observed.sandbox {
-        Sandbox::Absent { retry_at } => {
-            if plan.due(retry_at, now) {
-                plan.actions.push(Action::StartSandbox);
-            }
-        }
-        Sandbox::Ready => run_containers(spec, observed, now, &mut plan),
-        Sandbox::Starting | Sandbox::Removing | Sandbox::Removed => {}
-    }
-    plan
-}
-
-fn any_alive(observed: &Observed) -> bool {
-    observed.containers.values().any(|seen| seen.is_alive() || seen.state == State::Starting)
-}
-
-/// Seconds between SIGTERM and SIGKILL.
-fn grace(pod: &Pod, spec: &PodSpec, observed: &Observed) -> SignedDuration {
-    match (pod.metadata.deletion_timestamp.is_some(), observed.gone) {
-        (false, true) => GONE_GRACE,
-        _ => {
-            let secs = pod.metadata.deletion_grace_period_seconds.or(spec.termination_grace_period_seconds);
-            SignedDuration::from_secs(secs.unwrap_or(GRACE_DEFAULT_SECS).max(0))
-        }
-    }
-}
-
-/// Stops the containers, sidecars last and in reverse order, then removes the sandbox.
-fn take_down(pod: &Pod, spec: &PodSpec, observed: &Observed, reason: StopReason, plan: &mut Plan) {
-    let grace = grace(pod, spec, observed);
-    let alive =
-        |container: &&Container| observed.containers.get(&container.name).is_some_and(Observation::is_alive);
-    let stop = |container: &Container, plan: &mut Plan| {
-        if let Some(State::Running { .. }) = observed.containers.get(&container.name).map(|seen| &seen.state)
-        {
-            plan.actions.push(Action::StopContainer {
-                name: container.name.clone(),
-                grace,
-                reason: reason.clone(),
-            });
-        }
-    };
-    let ordinary: Vec<&Container> = spec
-        .containers
-        .iter()
-        .chain(init_containers(spec).iter().filter(|container| !is_sidecar(container)))
-        .collect();
-    if ordinary.iter().any(alive) {
-        ordinary.into_iter().for_each(|container| stop(container, plan));
-        return;
-    }
-    if let Some(last) = init_containers(spec).iter().rev().find(alive) {
-        return stop(last, plan);
-    }
-    if observed.sandbox == Sandbox::Ready && !any_alive(observed) {
-        plan.actions.push(Action::RemoveSandbox);
-    }
-}
-
-fn run_containers(spec: &PodSpec, observed: &Observed, now: Timestamp, plan: &mut Plan) {
-    let policy = restart_policy(spec);
-    let initialized = init_progress(spec, observed) == InitProgress::Done;
-    for container in init_containers(spec) {
-        let Some(seen) = observed.containers.get(&container.name) else { continue };
-        let policy = match (is_sidecar(container), policy) {
-            (true, _) => RestartPolicy::Always,
-            (false, RestartPolicy::Never) => RestartPolicy::Never,
-            // Under Always, too: an init container that succeeded is not started again.
-            (false, RestartPolicy::Always | RestartPolicy::OnFailure) => RestartPolicy::OnFailure,
-        };
-        if initialized && !is_sidecar(container) {
-            continue;
-        }
-        keep_running(spec, container, seen, policy, now, plan);
-        let passed = match &seen.state {
-            State::Ended(ended) => ended.exit_code == 0 && !is_sidecar(container),
-            _ => is_sidecar(container) && seen.is_alive() && seen.started,
-        };
-        if !passed && !initialized {
-            return;
-        }
-    }
-    for container in &spec.containers {
-        if let Some(seen) = observed.containers.get(&container.name) {
-            keep_running(spec, container, seen, policy, now, plan);
-        }
-    }
-}
-
-fn keep_running(
-    spec: &PodSpec,
-    container: &Container,
-    seen: &Observation,
-    policy: RestartPolicy,
-    now: Timestamp,
-    plan: &mut Plan,
-) {
-    let name = container.name.clone();
-    match &seen.state {
-        State::Waiting { retry_at, .. } => {
-            if plan.due(*retry_at, now) {
-                plan.actions.push(Action::StartContainer { name, attempt: seen.attempt });
-            }
-        }
-        State::Ended(ended) if restarts(policy, ended.exit_code) => {
-            if plan.due(Some(seen.restart_at(ended)), now) {
-                plan.actions.push(Action::StartContainer { name, attempt: seen.attempt + 1 });
-            }
-        }
-        State::Running { .. } => {
-            if let Some(unhealthy) = &seen.unhealthy {
-                let secs = unhealthy
-                    .grace_secs
-                    .or(spec.termination_grace_period_seconds)
-                    .unwrap_or(GRACE_DEFAULT_SECS);
-                let reason = StopReason::Unhealthy(unhealthy.message.clone());
-                plan.actions.push(Action::StopContainer {
-                    name,
-                    grace: SignedDuration::from_secs(secs.max(0)),
-                    reason,
-                });
-            }
-        }
-        State::Ended(_) | State::Starting | State::Stopping { .. } => {}
     }
 }
 

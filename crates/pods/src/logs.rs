@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::{mpsc, watch};
 
-use crate::init::log::rotated;
+use crate::init::log::{FILES_MAX, rotated};
 
-/// Bytes looked at in one step when a file is read from its end.
+/// Bytes looked at first when a file is read from its end; four times as many in every further step.
 const BLOCK_BYTES: u64 = 64 << 10;
 /// A followed file is looked at this often.
 const FOLLOW_POLL: Duration = Duration::from_millis(50);
@@ -29,6 +29,8 @@ pub(crate) struct LogQuery {
     pub tail_lines: Option<u64>,
     pub since: Option<Timestamp>,
     pub limit_bytes: Option<u64>,
+    /// Only this one of the two; with a terminal there is only `stdout`.
+    pub stream: Option<&'static str>,
 }
 
 impl LogQuery {
@@ -43,6 +45,14 @@ impl LogQuery {
                 "previous" => query.previous = flag(),
                 "timestamps" => query.timestamps = flag(),
                 "tailLines" => query.tail_lines = Some(number()?),
+                "stream" => {
+                    query.stream = match value.as_str() {
+                        "" | "All" => None,
+                        "Stdout" => Some("stdout"),
+                        "Stderr" => Some("stderr"),
+                        _ => return Err(format!("{name}={value:?} is none of All, Stdout, Stderr")),
+                    };
+                }
                 "limitBytes" => query.limit_bytes = Some(number()?),
                 "sinceSeconds" => {
                     let secs = i64::try_from(number()?).unwrap_or(i64::MAX);
@@ -64,6 +74,7 @@ impl LogQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry<'a> {
     time: &'a str,
+    stream: &'a [u8],
     complete: bool,
     text: &'a [u8],
 }
@@ -71,9 +82,9 @@ struct Entry<'a> {
 fn parse_entry(line: &[u8]) -> Option<Entry<'_>> {
     let mut parts = line.splitn(4, |&byte| byte == b' ');
     let time = std::str::from_utf8(parts.next()?).ok()?;
-    let _stream = parts.next()?;
+    let stream = parts.next()?;
     let complete = parts.next()? == b"F";
-    Some(Entry { time, complete, text: parts.next()? })
+    Some(Entry { time, stream, complete, text: parts.next()? })
 }
 
 /// Turns entries into what the reader sees.
@@ -94,7 +105,8 @@ impl Renderer {
     fn render(&mut self, line: &[u8]) -> Vec<u8> {
         let Some(entry) = parse_entry(line) else { return Vec::new() };
         let too_old = |since: &Timestamp| entry.time.parse::<Timestamp>().is_ok_and(|time| time < *since);
-        if self.query.since.as_ref().is_some_and(too_old) {
+        let other = self.query.stream.is_some_and(|stream| stream.as_bytes() != entry.stream);
+        if other || self.query.since.as_ref().is_some_and(too_old) {
             return Vec::new();
         }
         let mut out = Vec::with_capacity(entry.text.len() + 40);
@@ -113,33 +125,44 @@ impl Renderer {
     }
 }
 
-/// Where the last `lines` entries of a file begin, and how many entries are missing to `lines` because the file is shorter.
+/// Where the last `lines` lines of a file begin, and how many are missing to `lines` because the file is shorter. A line that was written
+/// in parts is one line.
 fn tail_start(file: &mut File, lines: u64) -> io::Result<(u64, u64)> {
-    let mut at = file.seek(SeekFrom::End(0))?;
-    // The end of line of the last entry begins no entry.
-    let mut wanted = lines;
-    let mut first = true;
-    while at > 0 {
-        let from = at.saturating_sub(BLOCK_BYTES);
-        let mut block = vec![0; usize::try_from(at - from).unwrap_or(0)];
+    let len = file.seek(SeekFrom::End(0))?;
+    let mut window = BLOCK_BYTES;
+    loop {
+        let from = len.saturating_sub(window);
         file.seek(SeekFrom::Start(from))?;
-        file.read_exact(&mut block)?;
-        for (index, byte) in block.iter().enumerate().rev() {
-            if *byte != b'\n' {
-                continue;
-            }
-            if std::mem::take(&mut first) {
-                continue;
-            }
-            wanted = wanted.saturating_sub(1);
-            if wanted == 0 {
-                return Ok((from + index as u64 + 1, 0));
-            }
+        let mut block = Vec::new();
+        file.take(len - from).read_to_end(&mut block)?;
+        let begins = line_starts(&block, from == 0);
+        let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
+        if let Some(start) = begins.len().checked_sub(wanted).and_then(|index| begins.get(index)) {
+            return Ok((from + *start as u64, 0));
         }
-        at = from;
+        if from == 0 {
+            return Ok((0, lines.saturating_sub(begins.len() as u64)));
+        }
+        window = window.saturating_mul(4);
     }
-    // The first entry of the file has no end of line before it.
-    Ok((0, wanted.saturating_sub(u64::from(!first))))
+}
+
+/// Where lines begin in a piece of a log. `whole` says that the piece is the file's beginning; otherwise its first entry is cut, and nothing
+/// is known of how the line of the second began.
+fn line_starts(block: &[u8], whole: bool) -> Vec<usize> {
+    let (mut starts, mut at, mut begins) = (Vec::new(), 0, whole);
+    let mut entries = block.split_inclusive(|&byte| byte == b'\n');
+    if !whole {
+        at = entries.next().map_or(0, <[u8]>::len);
+    }
+    for entry in entries {
+        if begins {
+            starts.push(at);
+        }
+        at += entry.len();
+        begins = parse_entry(entry).is_none_or(|entry| entry.complete);
+    }
+    starts
 }
 
 /// The text of the last lines of a log, at most so many bytes; empty when there is none.
@@ -161,21 +184,47 @@ pub(crate) fn last_lines(path: &Path, lines: usize, bytes_max: usize) -> Vec<u8>
     out.split_off(out.len().saturating_sub(bytes_max))
 }
 
-/// The files of a log with the place to begin, oldest first.
-fn sources(path: &Path, query: &LogQuery) -> io::Result<Vec<(PathBuf, u64)>> {
-    let older = rotated(path);
-    let Some(lines) = query.tail_lines else { return Ok(vec![(older, 0), (path.to_owned(), 0)]) };
-    if lines == 0 {
-        return Ok(vec![(path.to_owned(), std::fs::metadata(path)?.len())]);
+/// The files of a log with the place to begin, oldest first. All are open before the first is read, so that a rotation meanwhile loses
+/// nothing. The newest is there even when nothing of it is wanted.
+fn sources(path: &Path, query: &LogQuery) -> io::Result<Vec<(File, u64)>> {
+    let mut missing = query.tail_lines;
+    let mut all = Vec::new();
+    for age in 0..FILES_MAX {
+        let mut file = match File::open(rotated(path, age)) {
+            Err(error) if age > 0 && error.kind() == io::ErrorKind::NotFound => break,
+            opened => opened?,
+        };
+        let start = match missing {
+            None => 0,
+            Some(0) if age > 0 => break,
+            Some(0) => file.metadata()?.len(),
+            Some(lines) => {
+                let (start, left) = tail_start(&mut file, lines)?;
+                missing = Some(left);
+                start
+            }
+        };
+        all.push((file, start));
     }
-    let (start, missing) = tail_start(&mut File::open(path)?, lines)?;
-    let mut all = vec![(path.to_owned(), start)];
-    if missing > 0
-        && let Ok(mut file) = File::open(&older)
-    {
-        all.insert(0, (older, tail_start(&mut file, missing)?.0));
-    }
+    all.reverse();
     Ok(all)
+}
+
+/// The file that was begun when the one with that inode was full; `None` while it is the newest.
+fn successor(path: &Path, inode: u64) -> io::Result<Option<File>> {
+    let mut newer = None;
+    for age in 0..FILES_MAX {
+        let file = match File::open(rotated(path, age)) {
+            Err(error) if age > 0 && error.kind() == io::ErrorKind::NotFound => break,
+            opened => opened?,
+        };
+        if file.metadata()?.ino() == inode {
+            return Ok(newer);
+        }
+        newer = Some(file);
+    }
+    // So much was written meanwhile that the file is gone: the oldest that is left comes next.
+    Ok(newer)
 }
 
 /// Reads a log into `out` until its end, or with `follow` until `over` says that no more will come. A reader that is gone ends it.
@@ -191,17 +240,14 @@ pub(crate) async fn stream(
     };
     let follow = query.follow;
     let mut renderer = Renderer::new(query);
-    for (file, start) in files {
-        let is_last = file == path;
-        let opened = match File::open(&file) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let mut reader = Reader::new(opened, start).await?;
+    let mut files = std::collections::VecDeque::from(files);
+    while let Some((file, start)) = files.pop_front() {
+        let mut reader = Reader::new(file, start).await?;
         loop {
             // Asked before reading: what was written before the end is then surely read.
             let ended = *over.borrow();
+            // Likewise: a file that has a successor is complete.
+            let next = if files.is_empty() && follow { successor(&path, reader.inode)? } else { None };
             let text = reader.read(&mut renderer).await?;
             if !text.is_empty() {
                 if out.send(text.into()).await.is_err() || renderer.left_bytes == 0 {
@@ -209,14 +255,11 @@ pub(crate) async fn stream(
                 }
                 continue;
             }
-            if !is_last || !follow {
+            if let Some(next) = next {
+                files.push_back((next, 0));
                 break;
             }
-            if reader.was_rotated(&path) {
-                reader = Reader::new(File::open(&path)?, 0).await?;
-                continue;
-            }
-            if ended {
+            if !files.is_empty() || !follow || ended {
                 break;
             }
             tokio::select! {
@@ -263,10 +306,6 @@ impl Reader {
         }
         Ok(text)
     }
-
-    fn was_rotated(&self, path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|meta| meta.ino() != self.inode)
-    }
 }
 
 #[cfg(test)]
@@ -280,7 +319,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         std::fs::write(&path, LOG).unwrap();
-        std::fs::write(rotated(&path), "2026-01-02T03:04:04.000000000Z stdout F zero\n").unwrap();
+        std::fs::write(rotated(&path, 1), "2026-01-02T03:04:04.000000000Z stdout F zero\n").unwrap();
         let (sender, mut receiver) = mpsc::channel(16);
         let (_keep, over) = watch::channel(true);
         stream(path, query, over, sender).await.unwrap();
@@ -309,13 +348,18 @@ mod tests {
             Case { name: "tail", given: LogQuery { tail_lines: Some(1), ..all.clone() }, want: "three\n" },
             Case {
                 name: "tail over both files",
-                given: LogQuery { tail_lines: Some(5), ..all.clone() },
+                given: LogQuery { tail_lines: Some(4), ..all.clone() },
                 want: "zero\none\ntwo\nthree\n",
             },
             Case {
-                name: "tail of the newer file",
-                given: LogQuery { tail_lines: Some(4), ..all.clone() },
-                want: "one\ntwo\nthree\n",
+                name: "tail of the newer file: a line in two parts is one",
+                given: LogQuery { tail_lines: Some(2), ..all.clone() },
+                want: "two\nthree\n",
+            },
+            Case {
+                name: "one stream",
+                given: LogQuery { stream: Some("stderr"), ..all.clone() },
+                want: "two\n",
             },
             Case { name: "nothing", given: LogQuery { tail_lines: Some(0), ..all.clone() }, want: "" },
             Case {
@@ -326,7 +370,7 @@ mod tests {
             Case { name: "limit", given: LogQuery { limit_bytes: Some(7), ..all.clone() }, want: "zero\non" },
             Case {
                 name: "timestamps",
-                given: LogQuery { timestamps: true, tail_lines: Some(3), ..all.clone() },
+                given: LogQuery { timestamps: true, tail_lines: Some(2), ..all.clone() },
                 want: "2026-01-02T03:04:06.000000000Z two\n2026-01-02T03:04:08.000000000Z three\n",
             },
         ];
@@ -350,12 +394,38 @@ mod tests {
             sender,
         ));
         assert_eq!(receiver.recv().await.unwrap(), "a\n");
-        std::fs::rename(&path, rotated(&path)).unwrap();
-        std::fs::write(&path, line("b")).unwrap();
-        assert_eq!(receiver.recv().await.unwrap(), "b\n");
+        // Twice between two looks.
+        std::fs::rename(&path, rotated(&path, 2)).unwrap();
+        std::fs::write(rotated(&path, 1), line("b")).unwrap();
+        std::fs::write(&path, line("c")).unwrap();
+        let mut text = receiver.recv().await.unwrap().to_vec();
+        while text != b"b\nc\n" {
+            text.extend_from_slice(&receiver.recv().await.expect("more of it"));
+        }
         end.send_replace(true);
         assert_eq!(receiver.recv().await, None);
         task.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn the_tail_of_a_long_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line =
+            |number: u32, tag: &str| format!("2026-01-02T03:04:05.000000000Z stdout {tag} line {number}\n");
+        let text: String =
+            (0..20_000).map(|number| line(number, if number % 3 == 0 { "P" } else { "F" })).collect();
+        std::fs::write(&path, &text).unwrap();
+        for lines in [1, 2, 700, 5000, 13_000] {
+            let (start, missing) = tail_start(&mut File::open(&path).unwrap(), lines).unwrap();
+            let rest = &text[usize::try_from(start).unwrap()..];
+            assert_eq!((rest.matches(" F ").count() as u64, missing), (lines, 0));
+            assert!(
+                start == 0
+                    || text[..usize::try_from(start).unwrap()].rsplit('\n').nth(1).unwrap().contains(" F ")
+            );
+        }
+        assert_eq!(tail_start(&mut File::open(&path).unwrap(), 20_000).unwrap(), (0, 20_000 - 13_333));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How a pod finds others by name: /etc/resolv.conf, /etc/hosts and its host name, as texts.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -9,6 +10,7 @@ use crate::env::namespace_of;
 /// Limits of glibc's resolver as Kubernetes applies them.
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
+const SEARCH_BYTES_MAX: usize = 2048;
 /// Linux `HOST_NAME_MAX`.
 const HOSTNAME_BYTES_MAX: usize = 63;
 
@@ -19,8 +21,24 @@ pub(crate) struct ClusterDns {
     pub domain: String,
 }
 
-/// The host name of a pod: `spec.hostname`, else its name (cut to what the kernel takes).
-pub(crate) fn hostname(pod: &Pod, node_name: &str) -> String {
+/// The host name of a pod as its kernel has it: `spec.hostnameOverride`, the node's with host network, `spec.hostname`, else the pod's name
+/// (cut to what the kernel takes); with `setHostnameAsFQDN` the whole name.
+pub(crate) fn hostname(pod: &Pod, node_name: &str, dns: &ClusterDns) -> Result<String, NameTooLong> {
+    let spec = pod.spec.as_ref();
+    if let Some(name) = spec.and_then(|spec| spec.hostname_override.clone()) {
+        return Ok(name);
+    }
+    let short = short_hostname(pod, node_name);
+    let full =
+        qualified(pod, &short, dns).filter(|_| spec.and_then(|spec| spec.set_hostname_as_fqdn) == Some(true));
+    match full {
+        Some(name) if name.len() > HOSTNAME_BYTES_MAX => Err(NameTooLong { name }),
+        full => Ok(full.unwrap_or(short)),
+    }
+}
+
+/// The name without a domain.
+pub(crate) fn short_hostname(pod: &Pod, node_name: &str) -> String {
     let spec = pod.spec.as_ref();
     if spec.is_some_and(uses_host_network) {
         return node_name.to_owned();
@@ -29,6 +47,16 @@ pub(crate) fn hostname(pod: &Pod, node_name: &str) -> String {
         spec.and_then(|spec| spec.hostname.as_deref()).or(pod.metadata.name.as_deref()).unwrap_or("pod");
     let end = wanted.len().min(HOSTNAME_BYTES_MAX);
     wanted.get(..end).unwrap_or(wanted).trim_end_matches(['-', '.']).to_owned()
+}
+
+/// A whole name that the kernel does not take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long ({HOSTNAME_BYTES_MAX} characters is the max, {} characters requested)",
+    name.len()
+)]
+pub(crate) struct NameTooLong {
+    name: String,
 }
 
 /// Whether the pod has no network namespace of its own.
@@ -42,13 +70,17 @@ fn qualified(pod: &Pod, hostname: &str, dns: &ClusterDns) -> Option<String> {
     Some(format!("{hostname}.{subdomain}.{}.svc.{}", namespace_of(pod), dns.domain))
 }
 
-/// /etc/hosts.
-pub(crate) fn hosts(pod: &Pod, hostname: &str, ip: Option<IpAddr>, dns: &ClusterDns) -> String {
-    let mut text = String::from(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-    );
-    if let Some(ip) = ip {
+/// /etc/hosts. With host network it is the node's (`host`), otherwise it knows the pod under `hostname`.
+pub(crate) fn hosts(pod: &Pod, hostname: &str, ip: Option<IpAddr>, dns: &ClusterDns, host: &str) -> String {
+    let own_network = !pod.spec.as_ref().is_some_and(uses_host_network);
+    let mut text = match own_network {
+        true => String::from(
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+             fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+        ),
+        false => format!("# Kubernetes-managed hosts file (host network).\n{host}"),
+    };
+    if let Some(ip) = ip.filter(|_| own_network) {
         let full = qualified(pod, hostname, dns).map(|full| format!("{full}\t")).unwrap_or_default();
         text.push_str(&format!("{ip}\t{full}{hostname}\n"));
     }
@@ -74,8 +106,8 @@ struct Resolver {
     options: Vec<String>,
 }
 
-/// /etc/resolv.conf by `dnsPolicy` and `dnsConfig`; `host` is the text of the node's own.
-pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, host: &str) -> String {
+/// /etc/resolv.conf by `dnsPolicy` and `dnsConfig`; `host` is the text of the node's own. What its limits cut off is said beside it.
+pub(crate) fn resolv_conf(pod: &Pod, dns: &ClusterDns, host: &str) -> (String, Vec<String>) {
     let spec = pod.spec.clone().unwrap_or_default();
     let host = parse(host);
     let policy = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
@@ -128,28 +160,44 @@ fn parse(text: &str) -> Resolver {
 }
 
 impl Resolver {
-    fn render(&self) -> String {
-        let mut seen = std::collections::BTreeSet::new();
-        let searches: Vec<&str> = self
-            .searches
-            .iter()
-            .map(String::as_str)
-            .filter(|name| seen.insert(*name))
-            .take(SEARCHES_MAX)
-            .collect();
+    fn render(self) -> (String, Vec<String>) {
+        let mut omitted = Vec::new();
+        let searches = distinct(self.searches);
+        let mut bytes = 0;
+        let fits = |name: &&String| {
+            bytes += name.len() + 1;
+            bytes <= SEARCH_BYTES_MAX + 1
+        };
+        let kept: Vec<String> = searches.iter().take(SEARCHES_MAX).take_while(fits).cloned().collect();
         let mut text = String::new();
-        if !searches.is_empty() {
-            text.push_str(&format!("search {}\n", searches.join(" ")));
+        if !kept.is_empty() {
+            text.push_str(&format!("search {}\n", kept.join(" ")));
         }
-        let mut seen = std::collections::BTreeSet::new();
-        for server in self.nameservers.iter().filter(|server| seen.insert(*server)).take(NAMESERVERS_MAX) {
-            text.push_str(&format!("nameserver {server}\n"));
+        if kept.len() < searches.len() {
+            omitted.push(format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+                kept.join(" ")
+            ));
+        }
+        let servers = distinct(self.nameservers);
+        let kept: Vec<String> = servers.iter().take(NAMESERVERS_MAX).cloned().collect();
+        kept.iter().for_each(|server| text.push_str(&format!("nameserver {server}\n")));
+        if kept.len() < servers.len() {
+            omitted.push(format!(
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+                kept.join(" ")
+            ));
         }
         if !self.options.is_empty() {
             text.push_str(&format!("options {}\n", self.options.join(" ")));
         }
-        text
+        (text, omitted)
     }
+}
+
+fn distinct(names: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }
 
 #[cfg(test)]
@@ -211,17 +259,57 @@ mod tests {
                 &dns(),
                 "# c\nnameserver 192.0.2.1\nsearch corp.example\noptions timeout:1\n",
             );
-            assert_eq!(got, case.want, "{}", case.name);
+            assert_eq!(got, (case.want.to_owned(), Vec::new()), "{}", case.name);
         }
+        let servers: Vec<String> = (1..6).map(|number| format!("192.0.2.{number}")).collect();
+        let many = pod(
+            serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": servers}}),
+        );
+        let (text, omitted) = resolv_conf(&many, &dns(), "");
+        assert_eq!(text, "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n");
+        assert!(omitted[0].ends_with("nameserver line is: 192.0.2.1 192.0.2.2 192.0.2.3"), "{omitted:?}");
     }
 
     #[test]
     fn hosts_know_the_pod_and_its_aliases() {
         let pod = pod(serde_json::json!({"containers": [], "hostname": "db-0", "subdomain": "db",
             "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]}));
-        let name = hostname(&pod, "node-1");
-        let text = hosts(&pod, &name, Some([10, 244, 1, 2].into()), &dns());
+        let text = hosts(&pod, &short_hostname(&pod, "node-1"), Some([10, 244, 1, 2].into()), &dns(), "");
         assert!(text.contains("10.244.1.2\tdb-0.db.shop.svc.cluster.local\tdb-0\n"), "{text}");
         assert!(text.ends_with("192.0.2.9\ta\tb\n"), "{text}");
+        let mut host = pod;
+        host.spec.as_mut().unwrap().host_network = Some(true);
+        let text = hosts(&host, "node-1", Some([10, 0, 0, 1].into()), &dns(), "127.0.0.1 localhost\n");
+        let want = "# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n\n# Entries added by HostAliases.\n192.0.2.9\ta\tb\n";
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn host_names() {
+        struct Case {
+            given: serde_json::Value,
+            want: Option<&'static str>,
+        }
+        let long = "a-name-of-sixty-characters-or-so-that-alone-is-short-enough-x";
+        let cases = [
+            Case { given: serde_json::json!({}), want: Some("web-1") },
+            Case { given: serde_json::json!({"hostname": "db-0", "subdomain": "db"}), want: Some("db-0") },
+            Case {
+                given: serde_json::json!({"hostname": "db-0", "subdomain": "db", "setHostnameAsFQDN": true}),
+                want: Some("db-0.db.shop.svc.cluster.local"),
+            },
+            Case { given: serde_json::json!({"setHostnameAsFQDN": true}), want: Some("web-1") },
+            Case {
+                given: serde_json::json!({"hostname": long, "subdomain": "db", "setHostnameAsFQDN": true}),
+                want: None,
+            },
+            Case { given: serde_json::json!({"hostNetwork": true}), want: Some("node-1") },
+            Case { given: serde_json::json!({"hostnameOverride": "x.y"}), want: Some("x.y") },
+        ];
+        for mut case in cases {
+            case.given["containers"] = serde_json::json!([]);
+            let got = hostname(&pod(case.given.clone()), "node-1", &dns());
+            assert_eq!(got.as_deref().ok(), case.want, "{}: {got:?}", case.given);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 
 use crate::capability;
+use crate::cgroup::Cgroups;
 use crate::env::{Addresses, ConfigError, Sources, command_line, expand, variables};
 use crate::image::{Image, ImageRoot};
 use crate::names::uses_host_network;
@@ -73,6 +74,7 @@ pub(crate) struct PlanInput<'a> {
     pub volumes: &'a BTreeMap<String, VolumePlan>,
     pub paths: &'a PodPaths,
     pub executable: &'a Path,
+    pub cgroups: &'a Cgroups,
 }
 
 /// The plan for one attempt.
@@ -99,7 +101,7 @@ pub(crate) fn plan_container(
             0,
             (
                 "HOSTNAME".to_owned(),
-                crate::names::hostname(input.pod, spec.node_name.as_deref().unwrap_or_default()),
+                crate::names::short_hostname(input.pod, spec.node_name.as_deref().unwrap_or_default()),
             ),
         );
     }
@@ -131,6 +133,7 @@ pub(crate) fn plan_container(
         stdin: container.stdin == Some(true),
         tty: container.tty == Some(true),
         log: input.paths.log(&container.name, attempt),
+        cgroup: input.cgroups.plan(input.pod.metadata.uid.as_deref().unwrap_or_default(), container),
     })
 }
 
@@ -225,7 +228,7 @@ fn mounts(
 fn source_of(volume: &Volume, plan: &VolumePlan, paths: &PodPaths) -> PathBuf {
     match plan {
         VolumePlan::HostPath { path, .. } => path.clone(),
-        VolumePlan::Directory | VolumePlan::Memory { .. } | VolumePlan::Files(_) => {
+        VolumePlan::Directory { .. } | VolumePlan::Memory { .. } | VolumePlan::Files(_) => {
             paths.volume(&volume.name)
         }
     }
@@ -244,19 +247,17 @@ pub(crate) fn plan_sandbox(
         VolumePlan::Memory { bytes_max } => {
             Some(MemoryVolume { path: paths.volume(name), bytes_max: *bytes_max })
         }
-        VolumePlan::Directory | VolumePlan::HostPath { .. } | VolumePlan::Files(_) => None,
+        VolumePlan::Directory { .. } | VolumePlan::HostPath { .. } | VolumePlan::Files(_) => None,
     };
     let mut sysctls = Vec::new();
     if !uses_host_network(&spec) {
         // As container runtimes have it: a program needs no privilege for port 80 of its own pod, nor for ping.
         sysctls.push(("net/ipv4/ip_unprivileged_port_start".to_owned(), "0".to_owned()));
         sysctls.push(("net/ipv4/ping_group_range".to_owned(), "0 2147483647".to_owned()));
-        let asked = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
-        let own = asked
-            .filter(|sysctl| sysctl.name.starts_with("net."))
-            .map(|it| (it.name.clone(), it.value.clone()));
-        sysctls.extend(own);
     }
+    // Those of the machine were refused before (lifecycle::rejection).
+    let asked = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
+    sysctls.extend(asked.map(|it| (it.name.clone(), it.value.clone())));
     PodSetup {
         socket: paths.socket.clone(),
         netns,
@@ -291,7 +292,7 @@ mod tests {
         let image = Image { id: "x".into(), root: ImageRoot::BuiltIn, config };
         let sources = crate::env::tests::sources_of(Vec::new(), Vec::new());
         let paths = PodPaths { directory: "/d".into(), socket: "/s".into(), facts: "/f".into() };
-        let volumes = BTreeMap::from([("v".to_owned(), VolumePlan::Directory)]);
+        let volumes = BTreeMap::from([("v".to_owned(), VolumePlan::Directory { bytes_max: None })]);
         let input = PlanInput {
             pod: &pod,
             image: &image,
@@ -300,6 +301,7 @@ mod tests {
             volumes: &volumes,
             paths: &paths,
             executable: Path::new("/fairway"),
+            cgroups: &Cgroups::default(),
         };
         plan_container(&input, &pod.spec.as_ref().unwrap().containers[0], 2)
     }

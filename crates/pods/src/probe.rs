@@ -1,13 +1,18 @@
 //! Probes: when to ask, what an answer means (pure), and asking.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use http::Uri;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 /// While a container comes up, readiness and startup are asked this often, so that start-up does not wait for a period.
 const EAGER_PERIOD: Duration = Duration::from_millis(100);
+
+/// A container has so long to begin to listen before it is asked whether it is alive, as with kubelets, which look at containers once a second.
+const LIVENESS_HEAD_START: Duration = Duration::from_secs(1);
 
 /// Which probe of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,10 +36,83 @@ impl ProbeKind {
 /// What to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
-    Http { tls: bool, address: SocketAddr, host: String, path: String, headers: Vec<(String, String)> },
-    Tcp { address: SocketAddr },
-    Grpc { address: SocketAddr, service: String },
+    Http(HttpQuestion),
+    Tcp { address: Address },
+    Grpc { address: Address, service: String },
     Exec { command: Vec<String> },
+}
+
+/// One GET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HttpQuestion {
+    pub tls: bool,
+    pub address: Address,
+    /// The header `Host`.
+    pub host: String,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+}
+
+/// Where to connect: the pod, or another host by address or name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// What a response means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Passed,
+    /// Ask again there.
+    Follow(HttpQuestion),
+    Failed(String),
+}
+
+impl HttpQuestion {
+    /// The verdict on a response: 200 to 399 pass, a redirect within the same host is followed (once it leads to another host it has
+    /// answered).
+    pub(crate) fn judge(&self, status: u16, location: Option<&str>) -> Reply {
+        match (status, location) {
+            (301 | 302 | 303 | 307 | 308, Some(location)) => match self.redirected(location) {
+                Some(next) => Reply::Follow(next),
+                None => Reply::Passed,
+            },
+            (200..=399, _) => Reply::Passed,
+            _ => Reply::Failed(format!("HTTP probe failed with statuscode: {status}")),
+        }
+    }
+
+    /// The question at the other end of a redirect, when it is the same host.
+    fn redirected(&self, location: &str) -> Option<Self> {
+        let mut next = self.clone();
+        if location.starts_with('/') && !location.starts_with("//") {
+            next.path = location.to_owned();
+        } else if location.starts_with("http://") || location.starts_with("https://") {
+            let uri: Uri = location.parse().ok()?;
+            let authority =
+                uri.authority().filter(|it| it.host().trim_matches(['[', ']']) == self.address.host)?;
+            next.tls = uri.scheme_str() == Some("https");
+            next.address.port = authority.port_u16().unwrap_or(if next.tls { 443 } else { 80 });
+            next.host = authority.to_string();
+            next.path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        } else if location.starts_with("//") || location.contains("://") {
+            return None;
+        } else {
+            let directory = self.path.rsplit_once('/').map_or("", |(directory, _)| directory);
+            next.path = format!("{directory}/{location}");
+        }
+        Some(next)
+    }
 }
 
 /// A probe with its defaults filled in.
@@ -55,8 +133,6 @@ pub(crate) struct ProbePlan {
 pub(crate) enum ProbeError {
     #[error("port {0:?} is no number from 1 to 65535 and no named port of the container")]
     Port(String),
-    #[error("host {0:?} is no address: a probe connects to the pod itself when it is left out")]
-    Host(String),
     #[error("it says neither httpGet, tcpSocket, grpc nor exec")]
     Empty,
 }
@@ -78,7 +154,10 @@ impl ProbePlan {
         Ok(Self {
             kind,
             question: question(probe, container, pod_ip)?,
-            initial_delay: secs(probe.initial_delay_seconds, 0),
+            initial_delay: secs(probe.initial_delay_seconds, 0).max(match kind {
+                ProbeKind::Liveness => LIVENESS_HEAD_START,
+                ProbeKind::Startup | ProbeKind::Readiness => Duration::ZERO,
+            }),
             timeout: secs(probe.timeout_seconds, 1).max(Duration::from_secs(1)),
             period: secs(probe.period_seconds, 10).max(Duration::from_secs(1)),
             success_threshold: count(probe.success_threshold, 1),
@@ -90,11 +169,8 @@ impl ProbePlan {
 
 fn question(probe: &Probe, container: &Container, pod_ip: IpAddr) -> Result<Question, ProbeError> {
     let address = |host: Option<&String>, port: &IntOrString| {
-        let ip = match host.filter(|host| !host.is_empty()) {
-            None => pod_ip,
-            Some(host) => host.parse().map_err(|_| ProbeError::Host(host.clone()))?,
-        };
-        Ok(SocketAddr::new(ip, port_number(port, container)?))
+        let host = host.filter(|host| !host.is_empty()).cloned();
+        Ok(Address { host: host.unwrap_or_else(|| pod_ip.to_string()), port: port_number(port, container)? })
     };
     if let Some(http) = &probe.http_get {
         let address = address(http.host.as_ref(), &http.port)?;
@@ -105,13 +181,8 @@ fn question(probe: &Probe, container: &Container, pod_ip: IpAddr) -> Result<Ques
         let host = hosts.into_iter().next().map_or_else(|| address.to_string(), |(_, value)| value);
         let path = http.path.as_deref().unwrap_or("/");
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        return Ok(Question::Http {
-            tls: http.scheme.as_deref() == Some("HTTPS"),
-            address,
-            host,
-            path,
-            headers,
-        });
+        let tls = http.scheme.as_deref() == Some("HTTPS");
+        return Ok(Question::Http(HttpQuestion { tls, address, host, path, headers }));
     }
     if let Some(tcp) = &probe.tcp_socket {
         return Ok(Question::Tcp { address: address(tcp.host.as_ref(), &tcp.port)? });
@@ -214,7 +285,7 @@ mod tests {
     use super::*;
 
     fn plan(kind: ProbeKind) -> ProbePlan {
-        let question = Question::Tcp { address: ([10, 0, 0, 1], 80).into() };
+        let question = Question::Tcp { address: Address { host: "10.0.0.1".into(), port: 80 } };
         let secs = Duration::from_secs;
         ProbePlan {
             kind,
@@ -265,6 +336,18 @@ mod tests {
     }
 
     #[test]
+    fn some_successes_in_a_row_are_asked_for() {
+        let mut tally = Tally::new(ProbePlan { success_threshold: 3, ..plan(ProbeKind::Readiness) });
+        let mut age = Duration::ZERO;
+        let mut answer = |passed| {
+            age = tally.next_at(age);
+            tally.record(age, passed).0
+        };
+        let verdicts = [true, true, false, true, true, true, true].map(&mut answer);
+        assert_eq!(verdicts, [None, None, None, None, None, Some(Verdict::Passed), None]);
+    }
+
+    #[test]
     fn liveness_is_asked_once_a_period() {
         let (changes, questions) = run(ProbeKind::Liveness, Duration::from_secs(21), |_| true);
         assert_eq!((changes, questions), (vec![(1000, Verdict::Passed)], 3));
@@ -282,10 +365,48 @@ mod tests {
             ProbePlan::new(ProbeKind::Liveness, &probe, &container, [10, 0, 0, 1].into())
                 .map(|plan| plan.question)
         };
-        let tcp = |port: u16| Ok(Question::Tcp { address: ([10, 0, 0, 1], port).into() });
+        let tcp = |port: u16| Ok(Question::Tcp { address: Address { host: "10.0.0.1".into(), port } });
         assert_eq!(ask("web".into()), tcp(8080));
         assert_eq!(ask(81.into()), tcp(81));
         assert_eq!(ask("x".into()), Err(ProbeError::Port("x".into())));
         assert_eq!(ask(0.into()), Err(ProbeError::Port("0".into())));
+    }
+
+    #[test]
+    fn answers_of_http_servers() {
+        struct Case {
+            name: &'static str,
+            status: u16,
+            location: Option<&'static str>,
+            want: Result<Option<(&'static str, u16)>, &'static str>,
+        }
+        let case = |name, status, location, want| Case { name, status, location, want };
+        let cases = [
+            case("all is well", 200, None, Ok(None)),
+            case("not modified", 304, None, Ok(None)),
+            case("unwell", 503, None, Err("HTTP probe failed with statuscode: 503")),
+            case("not found", 404, Some("/x"), Err("HTTP probe failed with statuscode: 404")),
+            case("elsewhere on this server", 302, Some("/login?a=b"), Ok(Some(("/login?a=b", 8080)))),
+            case("beside it", 302, Some("login"), Ok(Some(("/app/login", 8080)))),
+            case("another port of this host", 301, Some("http://10.0.0.1:81/z"), Ok(Some(("/z", 81)))),
+            case("another host has nothing to do with this pod", 302, Some("http://example.com/"), Ok(None)),
+        ];
+        let address = Address { host: "10.0.0.1".into(), port: 8080 };
+        let asked = HttpQuestion {
+            tls: false,
+            address,
+            host: "h".into(),
+            path: "/app/x".into(),
+            headers: Vec::new(),
+        };
+        for case in cases {
+            let got = match asked.judge(case.status, case.location) {
+                Reply::Passed => Ok(None),
+                Reply::Follow(next) => Ok(Some((next.path, next.address.port))),
+                Reply::Failed(message) => Err(message),
+            };
+            let want = case.want.map(|next| next.map(|(path, port)| (path.to_owned(), port)));
+            assert_eq!(got, want.map_err(str::to_owned), "{}", case.name);
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::CgroupPlan;
+
 /// Bytes of one line, and so of one request.
 pub(crate) const LINE_BYTES_MAX: usize = 4 << 20;
 
@@ -87,8 +89,10 @@ pub(crate) struct ContainerPlan {
     /// A pipe that attach can write to; otherwise standard input is /dev/null.
     pub stdin: bool,
     pub tty: bool,
-    /// Where its output goes; rotated files get `.1` appended.
+    /// Where its output goes; rotated files get `.1` to `.4` appended.
     pub log: PathBuf,
+    /// Its limits.
+    pub cgroup: Option<CgroupPlan>,
 }
 
 /// Where a container's root file system comes from.
@@ -165,7 +169,11 @@ pub(crate) struct ContainerRecord {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RecordState {
-    Running { started_us: i64 },
+    Running {
+        started_us: i64,
+        /// The inode of its mount namespace: how its processes are told from those of other containers.
+        mounts: Option<u64>,
+    },
     Exited(Exit),
 }
 
@@ -175,6 +183,9 @@ pub(crate) struct Exit {
     pub started_us: i64,
     pub finished_us: i64,
     pub how: How,
+    /// The kernel killed in it for want of memory.
+    #[serde(default)]
+    pub oom: bool,
 }
 
 /// How a process ended.

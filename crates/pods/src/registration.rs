@@ -1,6 +1,7 @@
 //! The Node object of this node, its Ready condition, and its Lease.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,6 +29,8 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 pub(crate) struct Machine {
     pub cpus: usize,
     pub memory_bytes: i128,
+    /// Of the file system that pods write to.
+    pub storage_bytes: u64,
     pub kernel: String,
     pub os_image: String,
     pub machine_id: String,
@@ -36,7 +39,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// What this machine says of itself.
-    pub(crate) fn read() -> Self {
+    pub(crate) fn read(state_dir: &Path) -> Self {
         let read =
             |path: &str| std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let release = read("/etc/os-release");
@@ -44,6 +47,8 @@ impl Machine {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: memory_bytes(),
+            storage_bytes: nix::sys::statvfs::statvfs(state_dir)
+                .map_or(0, |stat| stat.blocks().saturating_mul(stat.fragment_size())),
             kernel: read("/proc/sys/kernel/osrelease"),
             os_image: pretty.unwrap_or("Linux").trim_matches('"').to_owned(),
             machine_id: read("/etc/machine-id"),
@@ -101,6 +106,7 @@ pub(crate) fn status(
     let resources: BTreeMap<String, Quantity> = [
         ("cpu", machine.cpus.to_string()),
         ("memory", format!("{}Ki", machine.memory_bytes / 1024)),
+        ("ephemeral-storage", format!("{}Ki", machine.storage_bytes / 1024)),
         ("pods", PODS_MAX.to_string()),
     ]
     .into_iter()
@@ -147,7 +153,7 @@ fn architecture() -> &'static str {
 
 /// Registers the node and keeps it alive until shutdown.
 pub(crate) async fn keep_alive(client: kube::Client, config: Config, shutdown: Shutdown) {
-    let machine = Machine::read();
+    let machine = Machine::read(&config.state_dir);
     let mut round: u32 = 0;
     loop {
         let wait = match beat(&client, &config, &machine, round.is_multiple_of(STATUS_EVERY)).await {

@@ -1,9 +1,10 @@
-//! The kubelet API on a unix socket: logs, exec, attach, port-forward. Who may ask is decided by the API server in front.
+//! The kubelet API on a unix socket: logs, exec, attach, port-forward, and figures of the node. Who may ask is decided by the API server in front.
 
 mod channels;
 mod exec;
 mod forward;
 mod spdy;
+mod stats;
 
 use std::convert::Infallible;
 use std::io;
@@ -84,12 +85,23 @@ pub(super) fn text(status: StatusCode, message: impl Into<Bytes>) -> Response<Bo
     response
 }
 
+fn json(value: &serde_json::Value) -> Response<Body> {
+    let mut response = text(StatusCode::OK, value.to_string());
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
 async fn route(context: &Context, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
     let parameters = decode_query(request.uri().query().unwrap_or_default());
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
-        ["healthz"] => Ok(text(StatusCode::OK, "ok")),
+        ["healthz" | "livez" | "readyz"] => Ok(text(StatusCode::OK, "ok")),
+        ["pods" | "runningpods"] => Ok(json(&stats::pods(context))),
+        ["stats", "summary"] => Ok(json(&stats::summary(context).await)),
+        ["metrics", "resource"] => Ok(text(StatusCode::OK, stats::resource_metrics(context).await)),
         ["containerLogs", namespace, pod, container] => {
             let (pod, view) = find(context, namespace, pod, container)?;
             let query = LogQuery::parse(&parameters, Timestamp::now())

@@ -35,8 +35,8 @@ pub(crate) struct VolumeFile {
 /// What a volume is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VolumePlan {
-    /// An empty directory on disk.
-    Directory,
+    /// An empty directory on disk. A pod that puts more into it is evicted.
+    Directory { bytes_max: Option<u64> },
     /// An empty directory in memory.
     Memory { bytes_max: u64 },
     /// Something of this machine.
@@ -53,6 +53,9 @@ pub(crate) enum HostPathKind {
     Directory,
     FileOrCreate,
     File,
+    Socket,
+    CharDevice,
+    BlockDevice,
 }
 
 /// A service account token that a volume wants.
@@ -66,15 +69,17 @@ pub(crate) struct TokenWish {
 /// Why a volume cannot be made; shown as FailedMount until it can.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VolumeError {
-    #[error("volume {volume:?}: {source}")]
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     Config { volume: String, source: ConfigError },
     #[error(
-        "volume {volume:?}: {kind} is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are"
+        "MountVolume.SetUp failed for volume {volume:?} : {kind} is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are"
     )]
     Unsupported { volume: String, kind: String },
-    #[error("volume {volume:?}: its service account token has not been issued yet")]
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : its service account token has not been issued yet"
+    )]
     Token { volume: String },
-    #[error("volume {volume:?}: path {path:?} is absolute or contains '..'")]
+    #[error("MountVolume.SetUp failed for volume {volume:?} : path {path:?} is absolute or contains '..'")]
     Path { volume: String, path: String },
 }
 
@@ -91,6 +96,28 @@ pub(crate) fn token_wishes(pod: &Pod) -> Vec<TokenWish> {
     wishes.sort();
     wishes.dedup();
     wishes
+}
+
+/// The versions of the ConfigMaps and Secrets that the pod's volumes show, in order; as long as they are the same, so are the files.
+pub(crate) fn versions(pod: &Pod, sources: &Sources) -> Vec<Option<String>> {
+    let namespace = namespace_of(pod);
+    let config_map =
+        |name: &str| sources.config_maps.find(namespace, name).map(|it| it.metadata.resource_version.clone());
+    let secret =
+        |name: &str| sources.secrets.find(namespace, name).map(|it| it.metadata.resource_version.clone());
+    let mut all = Vec::new();
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+        all.extend(volume.config_map.as_ref().map(|source| config_map(&source.name)));
+        all.extend(
+            volume.secret.as_ref().map(|source| secret(source.secret_name.as_deref().unwrap_or_default())),
+        );
+        for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+            all.extend(source.config_map.as_ref().map(|source| config_map(&source.name)));
+            all.extend(source.secret.as_ref().map(|source| secret(&source.name)));
+        }
+    }
+    // One that is not there and one without a version are different.
+    all.into_iter().map(|found| found.map(Option::unwrap_or_default)).collect()
 }
 
 fn wish(audience: Option<&String>, expiration_secs: Option<i64>) -> TokenWish {
@@ -144,6 +171,9 @@ impl Planner<'_> {
                 "Directory" => HostPathKind::Directory,
                 "FileOrCreate" => HostPathKind::FileOrCreate,
                 "File" => HostPathKind::File,
+                "Socket" => HostPathKind::Socket,
+                "CharDevice" => HostPathKind::CharDevice,
+                "BlockDevice" => HostPathKind::BlockDevice,
                 _ => HostPathKind::Unchecked,
             };
             VolumePlan::HostPath { path: PathBuf::from(&source.path), kind }
@@ -161,6 +191,16 @@ impl Planner<'_> {
     fn projection(&self, volume: &str, source: &VolumeProjection, mode: i32) -> Result<Files, VolumeError> {
         let config = |source| VolumeError::Config { volume: volume.to_owned(), source };
         let mut files = Files::new();
+        let unsupported = [
+            ("clusterTrustBundle", source.cluster_trust_bundle.is_some()),
+            ("podCertificate", source.pod_certificate.is_some()),
+        ];
+        if let Some((kind, _)) = unsupported.into_iter().find(|(_, asked)| *asked) {
+            return Err(VolumeError::Unsupported {
+                volume: volume.to_owned(),
+                kind: format!("projected {kind}"),
+            });
+        }
         if let Some(map) = &source.config_map {
             files.extend(
                 self.config_map(&map.name, map.items.as_deref(), mode, map.optional == Some(true))
@@ -251,11 +291,11 @@ impl Planner<'_> {
 }
 
 fn empty_dir(source: &EmptyDirVolumeSource) -> VolumePlan {
-    if source.medium.as_deref() != Some("Memory") {
-        return VolumePlan::Directory;
-    }
     let limit = source.size_limit.as_ref().and_then(|quantity| quantity_milli(&quantity.0));
     let bytes_max = limit.and_then(|milli| u64::try_from(milli / 1000).ok()).filter(|bytes| *bytes > 0);
+    if source.medium.as_deref() != Some("Memory") {
+        return VolumePlan::Directory { bytes_max };
+    }
     VolumePlan::Memory { bytes_max: bytes_max.unwrap_or(MEMORY_BYTES_DEFAULT) }
 }
 
@@ -384,19 +424,19 @@ mod tests {
         let cases = [
             Case {
                 given: serde_json::json!({"name": "v", "configMap": {"name": "x"}}),
-                want: "volume \"v\": configmap \"x\" not found",
+                want: "MountVolume.SetUp failed for volume \"v\" : configmap \"x\" not found",
             },
             Case {
                 given: serde_json::json!({"name": "v", "secret": {"secretName": "s"}}),
-                want: "volume \"v\": secret \"s\" not found",
+                want: "MountVolume.SetUp failed for volume \"v\" : secret \"s\" not found",
             },
             Case {
                 given: serde_json::json!({"name": "v", "nfs": {"path": "/", "server": "s"}}),
-                want: "volume \"v\": nfs is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are",
+                want: "MountVolume.SetUp failed for volume \"v\" : nfs is not supported here; emptyDir, configMap, secret, projected, downwardAPI and hostPath are",
             },
             Case {
                 given: serde_json::json!({"name": "v", "configMap": {"name": "conf", "items": [{"key": "a", "path": "../x"}]}}),
-                want: "volume \"v\": path \"../x\" is absolute or contains '..'",
+                want: "MountVolume.SetUp failed for volume \"v\" : path \"../x\" is absolute or contains '..'",
             },
         ];
         for case in cases {

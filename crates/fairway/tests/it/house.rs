@@ -73,7 +73,7 @@ fn shells_meet_only_through_the_crates_made_for_it() {
         ("netfilter", &[]),
         ("netns", &[]),
         ("node", &["netfilter"]),
-        ("pods", &[]),
+        ("pods", &["netfilter"]),
         ("scenario", &["toolbox"]),
         ("toolbox", &[]),
         ("why", &["dns"]),

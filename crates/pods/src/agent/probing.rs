@@ -1,30 +1,28 @@
 //! Asking probes: the shell around [`crate::probe`]. Connections start in the node's namespace, where this process is.
 
-use std::net::SocketAddr;
+mod grpc;
+mod tls;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join;
-use http::{Request, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::Request;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_rustls::rustls;
 
 use super::worker::Event;
-use crate::probe::{ProbeKind, ProbePlan, Question, Tally, Verdict};
+use crate::probe::{Address, HttpQuestion, ProbeKind, ProbePlan, Question, Reply, Tally, Verdict};
 use crate::protocol::{ExecPlan, How};
 use crate::sandbox::ExecSession;
 
-/// Bytes of a response that are read: enough for its status and a word in an event.
-const BODY_BYTES_MAX: usize = 10 << 10;
-/// Bytes of a body in an event.
-const SHOWN_BYTES_MAX: usize = 128;
+/// Redirects that one question follows.
+const REDIRECTS_MAX: usize = 10;
 
 /// The probes of one attempt of a container.
 #[derive(Clone, Debug)]
@@ -96,16 +94,19 @@ impl Probing {
 
 async fn ask(question: &Question, probing: &Probing) -> Result<(), String> {
     match question {
-        Question::Tcp { address } => connect(*address).await.map(drop),
-        Question::Http { tls, address, host, path, headers } => {
-            let stream = connect(*address).await?;
-            if *tls {
-                ask_http(encrypt(stream, *address).await?, *tls, host, path, headers).await
-            } else {
-                ask_http(stream, *tls, host, path, headers).await
+        Question::Tcp { address } => connect(address).await.map(drop),
+        Question::Http(question) => {
+            let mut question = question.clone();
+            for _ in 0..=REDIRECTS_MAX {
+                match ask_http(&question).await? {
+                    Reply::Passed => return Ok(()),
+                    Reply::Failed(message) => return Err(message),
+                    Reply::Follow(next) => question = next,
+                }
             }
+            Err(format!("stopped after {REDIRECTS_MAX} redirects"))
         }
-        Question::Grpc { address, service } => ask_grpc(connect(*address).await?, *address, service).await,
+        Question::Grpc { address, service } => grpc::check(connect(address).await?, address, service).await,
         Question::Exec { command } => run(&probing.socket, &probing.container, command).await,
     }
 }
@@ -129,160 +130,60 @@ pub(super) async fn run(socket: &Path, container: &str, command: &[String]) -> R
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|error| format!("connect to {address}: {error}"))
+async fn connect(address: &Address) -> Result<TcpStream, String> {
+    TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(|error| format!("dial tcp {address}: connect: {}", plain(&error)))
 }
 
-/// One GET: 200 to 399 is success.
-pub(super) async fn ask_http<S>(
-    stream: S,
-    tls: bool,
-    host: &str,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<(), String>
+/// The system's words without its number.
+fn plain(error: &std::io::Error) -> String {
+    let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
+    errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_lowercase())
+}
+
+/// One GET and what its answer means.
+pub(super) async fn ask_http(question: &HttpQuestion) -> Result<Reply, String> {
+    let stream =
+        connect(&question.address).await.map_err(|error| format!("Get {:?}: {error}", url(question)))?;
+    match question.tls {
+        true => get(tls::encrypt(stream, &question.address).await?, question).await,
+        false => get(stream, question).await,
+    }
+}
+
+fn url(question: &HttpQuestion) -> String {
+    let scheme = if question.tls { "https" } else { "http" };
+    format!("{scheme}://{}{}", question.address, question.path)
+}
+
+async fn get<S>(stream: S, question: &HttpQuestion) -> Result<Reply, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let text = |error: hyper::Error| format!("GET {path}: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let failed = |error: &dyn std::fmt::Display| format!("Get {:?}: {error}", url(question));
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| failed(&error))?;
     let connection = tokio::spawn(connection);
-    let mut request = Request::get(path).header("host", host).header("connection", "close");
-    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
-        request = request.header("user-agent", "kube-probe/1.36");
+    let mut request =
+        Request::get(&question.path).header("host", &question.host).header("connection", "close");
+    for (name, value) in [("user-agent", "kube-probe/1.36"), ("accept", "*/*")] {
+        if !question.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            request = request.header(name, value);
+        }
     }
-    for (name, value) in headers {
+    // A header that the probe gives empty is one that it does not want.
+    for (name, value) in question.headers.iter().filter(|(_, value)| !value.is_empty()) {
         request = request.header(name, value);
     }
-    let request = request.body(Full::<Bytes>::default()).map_err(|error| format!("GET {path}: {error}"))?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(text)?;
-        let status = response.status();
-        if status.is_success() || status.is_redirection() {
-            return Ok(());
-        }
-        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
-        let body = body.map(|body| {
-            String::from_utf8_lossy(&body.to_bytes()).chars().take(SHOWN_BYTES_MAX).collect::<String>()
-        });
-        let scheme = if tls { "https" } else { "http" };
-        Err(format!(
-            "{scheme}://{host}{path} answered {}: {}",
-            status.as_u16(),
-            body.unwrap_or_default().trim()
-        ))
+        let request = request.body(Full::<Bytes>::default()).map_err(|error| failed(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let location =
+            response.headers().get(http::header::LOCATION).and_then(|location| location.to_str().ok());
+        Ok(question.judge(response.status().as_u16(), location))
     };
     let answer = answer.await;
     connection.abort();
     answer
-}
-
-/// grpc.health.v1.Health/Check over HTTP/2 without TLS: SERVING is success.
-async fn ask_grpc(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(), String> {
-    let text = |error: hyper::Error| format!("grpc {address}: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .map_err(text)?;
-    let connection = tokio::spawn(connection);
-    let length = |bytes: usize| {
-        u8::try_from(bytes).map_err(|_| "grpc: the service name is longer than 100 bytes".to_owned())
-    };
-    let mut message = Vec::new();
-    if !service.is_empty() {
-        message.extend([
-            0x0a,
-            length(service.len())
-                .ok()
-                .filter(|len| *len <= 100)
-                .ok_or_else(|| "grpc: the service name is longer than 100 bytes".to_owned())?,
-        ]);
-        message.extend_from_slice(service.as_bytes());
-    }
-    // A gRPC frame: not compressed, four bytes of length, the message.
-    let mut frame = vec![0, 0, 0, 0, length(message.len())?];
-    frame.extend(message);
-    let uri: Uri = format!("http://{address}/grpc.health.v1.Health/Check")
-        .parse()
-        .map_err(|error| format!("grpc: {error}"))?;
-    let request = Request::post(uri)
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Full::new(Bytes::from(frame)))
-        .map_err(|error| format!("grpc: {error}"))?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(text)?;
-        let body = Limited::new(response.into_body(), BODY_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| format!("grpc: {error}"))?;
-        let bytes = body.to_bytes();
-        // HealthCheckResponse.status is field 1, a varint; SERVING is 1.
-        if bytes.get(5..) == Some(&[0x08, 0x01]) {
-            Ok(())
-        } else {
-            Err(format!("grpc {address}: service {service:?} is not SERVING"))
-        }
-    };
-    let answer = answer.await;
-    connection.abort();
-    answer
-}
-
-/// TLS without looking at the certificate, as kubelet does: the probe asks whether the pod works, not who it is.
-pub(super) async fn encrypt(
-    stream: TcpStream,
-    address: SocketAddr,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector
-        .connect(address.ip().into(), stream)
-        .await
-        .map_err(|error| format!("TLS with {address}: {error}"))
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

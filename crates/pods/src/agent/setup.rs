@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,12 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Context, PodRecord};
+use super::{Context, HostPortError, PodRecord};
 use crate::cluster::{Cluster, PodId};
 use crate::env::{Addresses, Sources};
+use crate::hostport::claims;
 use crate::lifecycle::later;
-use crate::names::{hostname, hosts, resolv_conf};
+use crate::names::{hostname, hosts, resolv_conf, short_hostname};
 use crate::network::PodNet;
 use crate::plan::{PodPaths, plan_sandbox};
 use crate::protocol::ContainerRecord;
@@ -25,6 +26,9 @@ use crate::volume::{HostPathKind, Planner, TokenWish, VolumePlan, token_wishes, 
 
 /// A token is renewed when this part of its life is over.
 const TOKEN_AGE_PERCENT: i64 = 80;
+
+/// Between two attempts to renew one.
+const TOKEN_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 /// A token with the time to renew it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub(super) struct Up {
     pub records: Vec<ContainerRecord>,
     pub volumes: BTreeMap<String, VolumePlan>,
     pub tokens: Tokens,
+    /// What of its configuration was left out.
+    pub omitted: Vec<String>,
 }
 
 /// Why it is not; the reason is that of the event.
@@ -65,9 +71,21 @@ pub(super) async fn bring_up(
     let paths = context.paths(&id);
     // A PID 1 that is still there is of an agent that was ended between starting it and remembering it.
     sandbox::kill(&paths.socket).await;
-    let record =
-        PodRecord { uid: id.uid.clone(), namespace: id.namespace.clone(), name: id.name.clone(), ip };
+    let host_ports = pod.spec.as_ref().map(claims).unwrap_or_default();
+    let record = PodRecord {
+        uid: id.uid.clone(),
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+        ip,
+        host_ports: host_ports.clone(),
+    };
     let failed = setback("FailedCreatePodSandBox");
+    if let Some(ip) = ip {
+        context.claim_ports(&id, ip, host_ports).await.map_err(|error| match error {
+            HostPortError::Conflict(conflict) => setback("HostPortConflict")(conflict.to_string()),
+            HostPortError::Kernel(_) => failed(error.to_string()),
+        })?;
+    }
     write_record(&paths, &record)
         .map_err(|error| failed(format!("cannot write {}: {error}", paths.record().display())))?;
     let net = context.net(&pod, &id);
@@ -76,8 +94,9 @@ pub(super) async fn bring_up(
     let (network, volumes) = tokio::join!(network, volumes);
     let (volumes, tokens) = volumes?;
     network.map_err(&failed)?;
-    let name = hostname(&pod, &context.config.node_name);
-    write_etc(&context, &pod, &paths, &name, ip)
+    let name =
+        hostname(&pod, &context.config.node_name, &context.dns).map_err(|error| failed(error.to_string()))?;
+    let omitted = write_etc(&context, &pod, &paths, &name, ip)
         .map_err(|error| failed(format!("cannot write the pod's /etc: {error}")))?;
     let netns = net.map(|net| fairway_netns::Netns::path(&net.netns));
     let setup = plan_sandbox(&pod, &volumes, &paths, netns, name);
@@ -88,7 +107,7 @@ pub(super) async fn bring_up(
         adopt(&paths).await.ok_or_else(|| failed("the pod's first process ended at once".into()))?;
     write_facts(&context, &pod, &id, &paths, ip, control.pid())
         .map_err(|error| failed(format!("cannot write the pod's facts: {error}")))?;
-    Ok(Up { control, records, volumes, tokens })
+    Ok(Up { control, records, volumes, tokens, omitted })
 }
 
 /// A pod that runs already; `None` when its PID 1 is not there.
@@ -130,14 +149,17 @@ fn write_etc(
     paths: &PodPaths,
     name: &str,
     ip: Option<Ipv4Addr>,
-) -> io::Result<()> {
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+) -> io::Result<Vec<String>> {
+    let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     // Host network: the pod's address is the node's.
     let ip = ip.map_or(context.config.node_ip, IpAddr::V4);
     // Written in place: a file that is mounted already must keep its inode.
-    fs::write(paths.etc("resolv.conf"), resolv_conf(pod, &context.dns, &host))?;
-    fs::write(paths.etc("hosts"), hosts(pod, name, Some(ip), &context.dns))?;
-    fs::write(paths.etc("hostname"), format!("{name}\n"))
+    let (resolver, omitted) = resolv_conf(pod, &context.dns, &host("/etc/resolv.conf"));
+    fs::write(paths.etc("resolv.conf"), resolver)?;
+    let short = short_hostname(pod, &context.config.node_name);
+    fs::write(paths.etc("hosts"), hosts(pod, &short, Some(ip), &context.dns, &host("/etc/hosts")))?;
+    fs::write(paths.etc("hostname"), format!("{name}\n"))?;
+    Ok(omitted)
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -216,9 +238,11 @@ async fn renew_tokens(
                     later(now, SignedDuration::from_secs(token.lifetime_secs * TOKEN_AGE_PERCENT / 100));
                 tokens.insert(wish, HeldToken { text: token.text, renew_at });
             }
-            // An old token is better than none until the API server is back.
-            Err(_) if tokens.contains_key(&wish) => {}
-            Err(error) => return Err(format!("no token for service account {account:?}: {error}")),
+            Err(error) => match tokens.get_mut(&wish) {
+                // An old token is better than none until the API server is back.
+                Some(held) => held.renew_at = later(now, TOKEN_RETRY),
+                None => return Err(format!("no token for service account {account:?}: {error}")),
+            },
         }
     }
     Ok(tokens)
@@ -238,17 +262,18 @@ fn write_volumes(
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let plan = planner.plan(volume).map_err(|error| error.to_string())?;
         let path = paths.volume(&volume.name);
+        let failed = |error: &dyn std::fmt::Display| {
+            format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name)
+        };
         match &plan {
-            VolumePlan::Directory | VolumePlan::Memory { .. } => {
-                make_directory(&path, group).map_err(|error| format!("volume {:?}: {error}", volume.name))?;
+            VolumePlan::Directory { .. } | VolumePlan::Memory { .. } => {
+                make_directory(&path, group).map_err(|error| failed(&error))?;
             }
             VolumePlan::Files(files) => {
-                write_files(&path, files, group)
-                    .map_err(|error| format!("volume {:?}: {error}", volume.name))?;
+                write_files(&path, files, group).map_err(|error| failed(&error))?;
             }
             VolumePlan::HostPath { path, kind } => {
-                check_host_path(path, *kind)
-                    .map_err(|error| format!("volume {:?}: {}: {error}", volume.name, path.display()))?;
+                check_host_path(path, *kind).map_err(|error| failed(&error))?;
             }
         }
         plans.insert(volume.name.clone(), plan);
@@ -268,21 +293,31 @@ fn make_directory(path: &Path, group: Option<u32>) -> io::Result<()> {
 
 fn check_host_path(path: &Path, kind: HostPathKind) -> io::Result<()> {
     let is = |right: bool, what: &str| {
-        if right { Ok(()) } else { Err(io::Error::other(format!("it is no {what}"))) }
+        let wrong =
+            || io::Error::other(format!("hostPath type check failed: {} is not a {what}", path.display()));
+        right.then_some(()).ok_or_else(wrong)
     };
+    let has_type =
+        |test: fn(&fs::FileType) -> bool| fs::metadata(path).is_ok_and(|meta| test(&meta.file_type()));
     match kind {
         HostPathKind::DirectoryOrCreate => fs::create_dir_all(path),
         HostPathKind::FileOrCreate => fs::OpenOptions::new().create(true).append(true).open(path).map(|_| ()),
         HostPathKind::Directory => is(path.is_dir(), "directory"),
         HostPathKind::File => is(path.is_file(), "file"),
+        HostPathKind::Socket => is(has_type(FileTypeExt::is_socket), "socket file"),
+        HostPathKind::CharDevice => is(has_type(FileTypeExt::is_char_device), "character device"),
+        HostPathKind::BlockDevice => is(has_type(FileTypeExt::is_block_device), "block device"),
         HostPathKind::Unchecked if path.exists() => Ok(()),
         HostPathKind::Unchecked => fs::create_dir_all(path),
     }
 }
 
 /// Ends the processes and removes network, socket and facts. The pod's directory stays. Nothing of it being there is fine.
-pub(super) async fn tear_down(paths: &PodPaths, id: &PodId, net: Option<PodNet>, ip: Option<Ipv4Addr>) {
-    super::kill(paths).await;
+pub(super) async fn tear_down(context: &Context, id: &PodId, net: Option<PodNet>, ip: Option<Ipv4Addr>) {
+    let paths = context.paths(id);
+    super::kill(&paths).await;
+    context.cgroups.forget(&id.uid);
+    context.release_ports(id).await;
     if let Some(net) = net {
         let name = net.netns.clone();
         // The kernel may take a moment to let go of a link of processes that just ended.
@@ -307,6 +342,22 @@ pub(super) async fn tear_down(paths: &PodPaths, id: &PodId, net: Option<PodNet>,
     if facts.is_some_and(|facts| facts.uid == id.uid) {
         let _ = fs::remove_file(&paths.facts);
     }
+}
+
+/// Bytes that the files below a directory take on disk. Blocking.
+pub(super) fn usage_bytes(directory: &Path) -> u64 {
+    let (mut sum, mut folders) = (0, vec![directory.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            // Not following links; what is removed meanwhile takes nothing.
+            let Ok(meta) = entry.metadata() else { continue };
+            sum += meta.blocks() * 512;
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    sum
 }
 
 /// Removes the pod's directory: the last thing.

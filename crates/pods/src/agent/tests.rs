@@ -1,6 +1,9 @@
 //! Pods as data, driven through the whole runtime: real namespaces, real processes, no API server.
 
+mod asking;
 mod forward;
+mod order;
+mod surroundings;
 mod world;
 
 use std::time::{Duration, Instant};

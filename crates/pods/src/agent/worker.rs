@@ -1,5 +1,9 @@
 //! One pod: asks [`reconcile`] what to do, does it in tasks of its own, folds what comes of it, publishes the status.
 
+mod following;
+mod hooking;
+mod measuring;
+mod publishing;
 mod recalling;
 mod starting;
 mod stopping;
@@ -9,28 +13,29 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::setup::{self, Setback, Tokens, Up};
 use super::{ContainerView, Context, LivePod, PodRecord};
-use crate::cluster::{Cluster, ClusterError, Event as ClusterEvent, EventKind, PodId};
-use crate::lifecycle::{Action, Observed, Sandbox, State, Unhealthy, init_containers, later, reconcile};
+use crate::cluster::{ClusterError, PodId};
+use crate::lifecycle::{
+    Action, InitProgress, Observation, Observed, Part, RestartPolicy, Sandbox, State, Unhealthy,
+    ephemeral_names, find, init_containers, init_progress, is_complete, later, reconcile, rejection,
+    restart_policy, setup_delay,
+};
 use crate::network::PodNet;
-use crate::plan::{PodPaths, follows_objects};
+use crate::plan::PodPaths;
 use crate::probe::{ProbeKind, Verdict};
 use crate::protocol::ContainerRecord;
-use crate::status;
-use crate::volume::VolumePlan;
+use crate::volume::{VolumePlan, versions};
 
 /// Things that happened and are not folded yet.
 const EVENTS_MAX: usize = 256;
 /// While a container waits for an image, the store is looked at this often.
 const IMAGE_POLL: Duration = Duration::from_millis(250);
-/// Between two attempts to make a pod's surroundings.
-const SETUP_RETRY: SignedDuration = SignedDuration::from_secs(1);
 /// Between two attempts to write to the API server: first and longest.
 const WRITE_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -60,8 +65,12 @@ pub(super) enum Event {
     Probe { container: String, attempt: u32, kind: ProbeKind, verdict: Verdict, grace_secs: Option<i64> },
     /// A probe failed once.
     ProbeFailed { container: String, attempt: u32, message: String },
-    /// A postStart hook failed.
-    HookFailed { container: String, attempt: u32, message: String },
+    /// A postStart hook is through.
+    PostStarted { container: String, attempt: u32, outcome: Result<(), String> },
+    /// A preStop hook failed; the container is stopped anyway.
+    PreStopFailed { container: String, message: String },
+    /// A volume holds more than it may.
+    Oversized { volume: String },
     /// Files of volumes were brought up to date.
     Refreshed(Result<(BTreeMap<String, VolumePlan>, Tokens), Setback>),
     /// Nothing of the pod is left but its directory.
@@ -80,11 +89,24 @@ pub(super) struct Worker {
     statuses: watch::Sender<Option<Arc<PodStatus>>>,
     writer: tokio::task::JoinHandle<()>,
     views: watch::Sender<BTreeMap<String, ContainerView>>,
+    objects: watch::Sender<Arc<Pod>>,
     events: mpsc::Sender<Event>,
     inbox: Option<mpsc::Receiver<Event>>,
     volumes: BTreeMap<String, VolumePlan>,
     tokens: Tokens,
+    /// Of the objects that are in the volumes' files.
+    versions: Vec<Option<String>>,
     refreshing: bool,
+    /// When to try again after files of volumes could not be brought up to date.
+    refresh_at: Option<Timestamp>,
+    /// Something changed while files of volumes were being written.
+    refresh_again: bool,
+    /// Attempts in a row to make the pod's surroundings.
+    setup_failures: u32,
+    /// The next look at how much is in volumes that have a limit.
+    measure_at: tokio::time::Instant,
+    /// The mount namespaces of running containers.
+    mounts: BTreeMap<String, u64>,
     ip: Option<Ipv4Addr>,
     probes: BTreeMap<String, JoinSet<()>>,
     stop_signals: BTreeMap<String, String>,
@@ -100,11 +122,12 @@ impl Worker {
         let paths = context.paths(&id);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (statuses, receiver) = watch::channel(None);
-        let writer = tokio::spawn(write_statuses(context.cluster.clone(), id.clone(), receiver));
+        let writer = tokio::spawn(publishing::write_statuses(context.cluster.clone(), id.clone(), receiver));
         let status = pod.status.clone().unwrap_or_default();
         let observed = recalling::observe(&pod);
         let (views, containers) = watch::channel(BTreeMap::new());
-        context.live.insert(LivePod { id: id.clone(), paths: paths.clone(), containers });
+        let (objects, object) = watch::channel(pod.clone());
+        context.live.insert(LivePod { id: id.clone(), paths: paths.clone(), object, containers });
         Self {
             net: context.net(&pod, &id),
             images_seen: context.images.changed_at(),
@@ -117,11 +140,18 @@ impl Worker {
             statuses,
             writer,
             views,
+            objects,
             events,
             inbox: Some(inbox),
             volumes: BTreeMap::new(),
             tokens: Tokens::new(),
+            versions: Vec::new(),
             refreshing: false,
+            refresh_at: None,
+            refresh_again: false,
+            setup_failures: 0,
+            measure_at: tokio::time::Instant::now(),
+            mounts: BTreeMap::new(),
             ip: None,
             probes: BTreeMap::new(),
             stop_signals: BTreeMap::new(),
@@ -132,11 +162,13 @@ impl Worker {
     /// Works until the pod is gone.
     pub(super) async fn run(mut self, mut input: watch::Receiver<PodInput>) {
         self.adopt().await;
+        self.tell_rejection();
         let Some(mut inbox) = self.inbox.take() else { return };
         let mut sources = self.context.cluster.sources_changed();
         sources.mark_unchanged();
         loop {
             while self.tasks.try_join_next().is_some() {}
+            self.note_progress();
             let plan = reconcile(&self.pod, &self.observed, Timestamp::now());
             let mut finished = false;
             for action in plan.actions {
@@ -165,6 +197,7 @@ impl Worker {
                 Ok(()) = sources.changed() => self.sources_changed(),
                 () = tokio::time::sleep(wake) => self.refresh_if_due(),
                 () = tokio::time::sleep(IMAGE_POLL), if waits_for_image => self.look_for_images(),
+                () = tokio::time::sleep_until(self.measure_at), if self.has_limited_volumes() => self.measure(),
             }
         }
         self.finish().await;
@@ -178,13 +211,21 @@ impl Worker {
         let Some(record) = record else { return };
         self.ip = record.ip;
         self.observed.ip = self.shown_ip();
-        if let Some((control, records)) = setup::adopt(&self.paths).await {
+        let adopted = setup::adopt(&self.paths).await;
+        if adopted.is_none() {
+            self.prepare_again();
+        }
+        self.versions = versions(&self.pod, &self.context.cluster.sources());
+        if let Some((control, records)) = adopted {
             let made =
                 setup::make_volumes(&self.context, &self.pod, &self.id, &self.paths, self.ip, Tokens::new())
                     .await;
-            let (volumes, tokens) = made.unwrap_or_default();
+            let (volumes, tokens) = made.unwrap_or_else(|setback| {
+                self.refresh_failed(setback);
+                Default::default()
+            });
             // Containers that PID 1 does not know were never started, whatever the status says.
-            self.fold(Event::Up(Ok(Box::new(Up { control, records, volumes, tokens }))));
+            self.fold(Event::Up(Ok(Box::new(Up { control, records, volumes, tokens, omitted: Vec::new() }))));
         }
     }
 
@@ -199,8 +240,18 @@ impl Worker {
         let shortened = (input.gone && !self.observed.gone)
             || input.pod.metadata.deletion_grace_period_seconds
                 < self.pod.metadata.deletion_grace_period_seconds;
-        self.pod = input.pod;
+        let before = std::mem::replace(&mut self.pod, input.pod);
         self.observed.gone = input.gone;
+        let spec = self.pod.spec.clone().unwrap_or_default();
+        for name in ephemeral_names(&spec) {
+            let new = || Observation::new("ContainerCreating");
+            self.observed.containers.entry(name.to_owned()).or_insert_with(new);
+        }
+        let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        if shown(&before) != shown(&self.pod) {
+            self.refresh();
+        }
+        self.resize(&before);
         if shortened {
             self.hurry();
         }
@@ -223,8 +274,7 @@ impl Worker {
             Event::Up(Ok(up)) => self.up(*up),
             Event::Up(Err(setback)) => {
                 self.warn(None, setback.reason, setback.message);
-                self.observed.sandbox =
-                    Sandbox::Absent { retry_at: Some(later(Timestamp::now(), SETUP_RETRY)) };
+                self.set_up_later();
             }
             Event::Record(record) => self.take_record(record),
             Event::Lost => self.lost(),
@@ -249,17 +299,21 @@ impl Worker {
                     self.warn(Some(&container), "Unhealthy", message);
                 }
             }
-            Event::HookFailed { container, attempt, message } => {
-                if self.runs(&container, attempt) {
-                    self.warn(Some(&container), "FailedPostStartHook", message.clone());
-                    self.mark_unhealthy(&container, format!("its postStart hook failed: {message}"), None);
-                }
+            Event::PostStarted { container, attempt, outcome } => {
+                self.post_started(&container, attempt, outcome)
             }
+            Event::PreStopFailed { container, message } => {
+                self.warn(Some(&container), "FailedPreStopHook", format!("PreStopHook failed: {message}"));
+            }
+            Event::Oversized { volume } => self.evict(&volume),
             Event::Refreshed(outcome) => {
                 self.refreshing = false;
+                if std::mem::take(&mut self.refresh_again) {
+                    self.refresh();
+                }
                 match outcome {
                     Ok((volumes, tokens)) => (self.volumes, self.tokens) = (volumes, tokens),
-                    Err(setback) => self.warn(None, setback.reason, setback.message),
+                    Err(setback) => self.refresh_failed(setback),
                 }
             }
             Event::Down => {
@@ -320,102 +374,53 @@ impl Worker {
         }
     }
 
-    fn container(&self, name: &str) -> Option<&Container> {
-        let spec = self.pod.spec.as_ref()?;
-        spec.containers.iter().chain(init_containers(spec)).find(|container| container.name == name)
+    fn container(&self, name: &str) -> Option<Container> {
+        find(self.pod.spec.as_ref()?, name).map(|(_, container)| container)
     }
 
-    /// ConfigMaps or Secrets changed: what waits for them tries again, volumes follow.
-    fn sources_changed(&mut self) {
-        let retry = |retry_at: &mut Option<Timestamp>| *retry_at = None;
-        if let Sandbox::Absent { retry_at } = &mut self.observed.sandbox {
-            retry(retry_at);
-        }
-        for seen in self.observed.containers.values_mut() {
-            if let State::Waiting { reason: "CreateContainerConfigError", retry_at, .. } = &mut seen.state {
-                retry(retry_at);
-            }
-        }
-        self.refresh();
+    /// The next attempt to make the pod's surroundings, unless something changes before.
+    fn set_up_later(&mut self) {
+        self.setup_failures = self.setup_failures.saturating_add(1);
+        let retry_at = Some(later(Timestamp::now(), setup_delay(self.setup_failures)));
+        self.observed.sandbox = Sandbox::Absent { retry_at };
     }
 
-    /// When a token must be renewed.
-    fn renewal(&self) -> Option<Timestamp> {
-        self.tokens.values().map(|held| held.renew_at).min()
-    }
-
-    fn refresh_if_due(&mut self) {
-        if self.renewal().is_some_and(|at| at <= Timestamp::now()) {
-            self.refresh();
+    /// A pod that this node does not run is told why, once.
+    fn tell_rejection(&self) {
+        let refused = self.pod.spec.as_ref().and_then(rejection);
+        if let Some(refused) = refused.filter(|_| self.status.phase.as_deref() != Some("Failed")) {
+            self.warn(None, "SysctlForbidden", refused.message);
         }
     }
 
-    fn refresh(&mut self) {
-        if self.observed.sandbox != Sandbox::Ready || self.refreshing || !follows_objects(&self.pod) {
-            return;
-        }
-        self.refreshing = true;
-        let (context, pod, id, paths) =
-            (self.context.clone(), self.pod.clone(), self.id.clone(), self.paths.clone());
-        let (ip, tokens, events) = (self.ip, self.tokens.clone(), self.events.clone());
-        self.tasks.spawn(async move {
-            let made = setup::make_volumes(&context, &pod, &id, &paths, ip, tokens).await;
-            let _ = events.send(Event::Refreshed(made)).await;
-        });
-    }
-
-    /// An image may have been loaded: waiting containers try at once.
-    fn look_for_images(&mut self) {
-        let now = self.context.images.changed_at();
-        if now == self.images_seen {
-            return;
-        }
-        self.images_seen = now;
-        for seen in self.observed.containers.values_mut().filter(|seen| seen.pull_failures > 0) {
-            if let State::Waiting { retry_at, .. } = &mut seen.state {
-                *retry_at = None;
-            }
+    /// Remembers that the init containers are through.
+    fn note_progress(&mut self) {
+        let Some(spec) = &self.pod.spec else { return };
+        if self.observed.sandbox == Sandbox::Ready
+            && init_progress(spec, &self.observed) == InitProgress::Done
+        {
+            self.observed.initialized = true;
         }
     }
 
-    fn publish(&mut self) {
-        let status = status::compute(
-            &self.pod,
-            &self.observed,
-            &self.status,
-            self.context.config.node_ip,
-            Timestamp::now(),
-        );
-        if status != self.status {
-            self.status = status;
-            self.statuses.send_replace(Some(Arc::new(self.status.clone())));
-        }
+    /// The pod's namespaces were lost: what its init containers made there is made again, as the kubelet does.
+    fn prepare_again(&mut self) {
         let spec = self.pod.spec.clone().unwrap_or_default();
-        let view = |container: &Container| {
-            let seen = self.observed.containers.get(&container.name)?;
-            let waiting = match &seen.state {
-                State::Waiting { reason, .. } => (*reason).to_owned(),
-                _ => "ContainerCreating".to_owned(),
-            };
-            let started =
-                !matches!(seen.state, State::Waiting { .. } | State::Starting) || seen.last.is_some();
-            let view = ContainerView {
-                attempt: seen.attempt,
-                running: seen.is_alive(),
-                started,
-                waiting,
-                tty: container.tty == Some(true),
-            };
-            Some((container.name.clone(), view))
-        };
-        let views: BTreeMap<_, _> =
-            spec.containers.iter().chain(init_containers(&spec)).filter_map(view).collect();
-        self.views.send_if_modified(|known| {
-            *known != views && {
-                *known = views;
-                true
+        let over = self.pod.metadata.deletion_timestamp.is_some() || is_complete(&spec, &self.observed);
+        if over || restart_policy(&spec) == RestartPolicy::Never {
+            return;
+        }
+        self.observed.initialized = false;
+        for container in
+            init_containers(&spec).iter().filter(|container| Part::of_init(container) == Part::Init)
+        {
+            if let Some(seen) = self.observed.containers.get_mut(&container.name) {
+                let passed = matches!(&seen.state, State::Ended(ended) if ended.exit_code == 0);
+                if passed {
+                    seen.run_again();
+                }
             }
-        });
+        }
     }
 
     /// The last status, then the object's end, then the directory's.
@@ -440,23 +445,6 @@ impl Worker {
         setup::forget(&paths).await;
         context.live.remove(&id);
     }
-
-    fn tell(&self, container: Option<&str>, kind: EventKind, reason: &'static str, message: String) {
-        let field = container.map(|name| {
-            let spec = self.pod.spec.as_ref();
-            let is_init = spec.is_some_and(|spec| init_containers(spec).iter().any(|init| init.name == name));
-            format!("spec.{}{{{name}}}", if is_init { "initContainers" } else { "containers" })
-        });
-        self.context.cluster.event(ClusterEvent { pod: self.id.clone(), field, kind, reason, message });
-    }
-
-    fn note(&self, container: Option<&str>, reason: &'static str, message: String) {
-        self.tell(container, EventKind::Normal, reason, message);
-    }
-
-    fn warn(&self, container: Option<&str>, reason: &'static str, message: String) {
-        self.tell(container, EventKind::Warning, reason, message);
-    }
 }
 
 fn wake_in(plan: Option<Timestamp>, renewal: Option<Timestamp>) -> Duration {
@@ -466,27 +454,4 @@ fn wake_in(plan: Option<Timestamp>, renewal: Option<Timestamp>) -> Duration {
     wait.map_or(Duration::from_secs(3600), |wait| {
         Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1)
     })
-}
-
-/// Writes the newest status; older ones that were not written yet are skipped. Ends with its sender, after the last one.
-async fn write_statuses(
-    cluster: Arc<dyn Cluster>,
-    id: PodId,
-    mut statuses: watch::Receiver<Option<Arc<PodStatus>>>,
-) {
-    while statuses.changed().await.is_ok() {
-        let mut wait = WRITE_RETRY.0;
-        loop {
-            let status = statuses.borrow_and_update().clone();
-            let Some(status) = status else { break };
-            match cluster.write_status(&id, &status).await {
-                Ok(()) | Err(ClusterError::Gone) => break,
-                Err(ClusterError::Failed(error)) => {
-                    tracing::debug!(pod = %id, error, "a status could not be written; trying again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WRITE_RETRY.1);
-                }
-            }
-        }
-    }
 }

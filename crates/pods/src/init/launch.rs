@@ -179,6 +179,7 @@ enum Never {}
 
 fn run_container(plan: &ContainerPlan, staging: &Path, stdio: Stdio) -> Result<Never, String> {
     prepare_child().map_err(|error| format!("cannot prepare the process: {error}"))?;
+    join_group(plan)?;
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("cannot make a mount namespace: {error}"))?;
     root::enter(plan, staging).map_err(|error| error.to_string())?;
     run_program(plan, &plan.argv, stdio)
@@ -191,9 +192,16 @@ fn run_exec(
     stdio: Stdio,
 ) -> Result<Never, String> {
     prepare_child().map_err(|error| format!("cannot prepare the process: {error}"))?;
+    join_group(container)?;
     setns(namespace, CloneFlags::CLONE_NEWNS)
         .map_err(|error| format!("cannot enter the container: {error}"))?;
     run_program(container, &plan.argv, stdio)
+}
+
+/// While the machine's control groups are still in sight.
+fn join_group(plan: &ContainerPlan) -> Result<(), String> {
+    let joined = plan.cgroup.as_ref().map_or(Ok(()), |group| group.join());
+    joined.map_err(|error| format!("cannot enter the container's control group: {error}"))
 }
 
 /// Undoes what PID 1 set for itself and is inherited.

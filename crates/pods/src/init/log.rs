@@ -8,8 +8,10 @@ use jiff::Timestamp;
 
 /// Bytes of one entry; a longer line is written in parts.
 const ENTRY_BYTES_MAX: usize = 16 << 10;
-/// Bytes of one file before it is renamed to `<name>.1`, replacing the one before.
+/// Bytes of one file before it is renamed to `<name>.1`.
 const FILE_BYTES_MAX: u64 = 10 << 20;
+/// Files of one attempt: the newest, and older ones up to `<name>.4`.
+pub(crate) const FILES_MAX: u32 = 5;
 
 /// Where bytes came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +105,12 @@ impl LogFile {
         }
         let len = entries.len() as u64;
         if self.written_bytes > 0 && self.written_bytes + len > FILE_BYTES_MAX {
-            std::fs::rename(&self.path, rotated(&self.path))?;
+            for age in (0..FILES_MAX - 1).rev() {
+                match std::fs::rename(rotated(&self.path, age), rotated(&self.path, age + 1)) {
+                    Err(error) if age == 0 || error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
             *self = Self::open(&self.path.clone())?;
         }
         self.file.write_all(entries)?;
@@ -112,11 +119,26 @@ impl LogFile {
     }
 }
 
-/// Where a full file goes.
-pub(crate) fn rotated(path: &Path) -> PathBuf {
+/// The file that was full so many times ago; 0 is the one that is written.
+pub(crate) fn rotated(path: &Path, age: u32) -> PathBuf {
+    if age == 0 {
+        return path.to_owned();
+    }
     let mut name = path.as_os_str().to_owned();
-    name.push(".1");
+    name.push(format!(".{age}"));
     PathBuf::from(name)
+}
+
+/// Removes the logs of attempts before the previous one: that is how far back anybody may ask. `path` is the file of `attempt`.
+pub(super) fn forget_old(path: &Path, attempt: u32) {
+    let Some(entries) = path.parent().and_then(|directory| std::fs::read_dir(directory).ok()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.split('.').next()?.parse::<u32>().ok());
+        if number.is_some_and(|number| number.saturating_add(1) < attempt) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -163,14 +185,34 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_is_rotated_once() {
+    fn full_files_are_rotated_and_the_oldest_goes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logs/0.log");
         let mut log = LogFile::open(&path).unwrap();
-        let chunk = vec![b'x'; (FILE_BYTES_MAX - 1) as usize];
-        log.append(&chunk).unwrap();
+        for number in b'a'..b'h' {
+            let mut chunk = vec![b'x'; (FILE_BYTES_MAX - 1) as usize];
+            chunk[0] = number;
+            log.append(&chunk).unwrap();
+        }
         log.append(b"next\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"next\n");
-        assert_eq!(std::fs::metadata(rotated(&path)).unwrap().len(), FILE_BYTES_MAX - 1);
+        let first = |age| std::fs::read(rotated(&path, age)).unwrap()[0];
+        assert_eq!([1, 2, 3, 4].map(first), *b"gfed");
+        assert!(!rotated(&path, 5).exists());
+    }
+
+    #[test]
+    fn logs_of_this_and_the_previous_attempt_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1.log", "2.log", "2.log.1", "3.log", "3.log.2", "4.log", "other"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        forget_old(&dir.path().join("4.log"), 4);
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["3.log", "3.log.2", "4.log", "other"]);
     }
 }

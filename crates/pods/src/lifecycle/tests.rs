@@ -1,5 +1,6 @@
 //! What comes next, case by case.
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::*;
@@ -21,7 +22,8 @@ fn pod(spec: serde_json::Value) -> Pod {
 
 fn deleted(spec: serde_json::Value, grace_secs: i64) -> Pod {
     let mut pod = pod(spec);
-    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    let at = later(now(), SignedDuration::from_secs(grace_secs));
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
     pod.metadata.deletion_grace_period_seconds = Some(grace_secs);
     pod
 }
@@ -56,6 +58,8 @@ fn observed(sandbox: Sandbox, containers: &[(&str, Observation)]) -> Observed {
     Observed {
         sandbox,
         containers: containers.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
+        initialized: false,
+        failure: None,
         gone: false,
         ip: None,
         start_time: ago(100),
@@ -92,12 +96,16 @@ fn two() -> serde_json::Value {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn coming_up() {
     let case = |name, spec, given, want| Case { name, pod: pod(spec), given, want, wake_in_secs: None };
     let with_init =
         || json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]});
     let sidecar = || json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]});
     let unstarted = Observation { started: false, ..running() };
+    let initialized = |given: Observed| Observed { initialized: true, ..given };
+    let mut again = ended(0, 5, 1, 0);
+    again.run_again();
     let absent = Sandbox::Absent { retry_at: None };
     check(vec![
         case(
@@ -151,8 +159,39 @@ fn coming_up() {
         case(
             "a sidecar is kept running beside the others",
             sidecar(),
-            observed(Sandbox::Ready, &[("s", ended(0, 5, 700, 0)), ("a", running())]),
+            initialized(observed(Sandbox::Ready, &[("s", ended(0, 5, 700, 0)), ("a", running())])),
             vec![start("s", 1)],
+        ),
+        case(
+            "containers after one whose postStart hook runs wait",
+            two(),
+            observed(
+                Sandbox::Ready,
+                &[("a", Observation { hook_pending: true, ..running() }), ("b", waiting())],
+            ),
+            vec![],
+        ),
+        case(
+            "also while it comes up",
+            json!({"containers": [{"name": "a", "lifecycle": {"postStart": {"sleep": {"seconds": 1}}}}, {"name": "b"}]}),
+            observed(Sandbox::Ready, &[("a", waiting()), ("b", waiting())]),
+            vec![start("a", 0)],
+        ),
+        case(
+            "a debug container runs at any time, once",
+            json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}],
+                "ephemeralContainers": [{"name": "d"}, {"name": "e"}]}),
+            observed(
+                Sandbox::Ready,
+                &[("i", running()), ("a", waiting()), ("d", waiting()), ("e", ended(1, 5, 1, 0))],
+            ),
+            vec![start("d", 0)],
+        ),
+        case(
+            "init containers run again in a new sandbox",
+            with_init(),
+            observed(Sandbox::Ready, &[("i", again), ("j", waiting()), ("a", ended(137, 0, 100, 0))]),
+            vec![start("i", 1)],
         ),
     ]);
 }
@@ -202,6 +241,23 @@ fn starting_again() {
             vec![],
             Some(7),
         ),
+        Case {
+            name: "a rule by exit code wins over the policy",
+            pod: pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+                "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]})),
+            given: observed(Sandbox::Ready, &[("a", ended(42, 0, 5, 0))]),
+            want: vec![start("a", 1)],
+            wake_in_secs: None,
+        },
+        Case {
+            name: "a container's own policy wins over the pod's",
+            pod: pod(
+                json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "OnFailure"}]}),
+            ),
+            given: observed(Sandbox::Ready, &[("a", ended(1, 0, 5, 0))]),
+            want: vec![start("a", 1)],
+            wake_in_secs: None,
+        },
         Case {
             name: "surroundings later",
             pod: pod(two()),
@@ -295,7 +351,7 @@ fn going_down() {
                 json!({"activeDeadlineSeconds": 99, "terminationGracePeriodSeconds": 3, "containers": [{"name": "a"}]}),
             ),
             observed(Sandbox::Ready, &[("a", running())]),
-            vec![stop("a", 3, StopReason::DeadlineExceeded)],
+            vec![stop("a", 3, StopReason::Failed)],
         ),
         Case {
             name: "before it",
@@ -339,4 +395,15 @@ fn transitions_count_crashes_and_keep_the_last_end() {
     container.end(Ended { attempt: 1, started_at: ago(700), ..container.last.clone().unwrap() });
     container.begin(2);
     assert_eq!(container.crashes, 1, "a long run is forgiven");
+}
+
+#[test]
+fn one_grace_for_the_whole_pod() {
+    let observed = observed(Sandbox::Ready, &[]);
+    let left = |since_secs: i64, grace_secs: i64| {
+        let at = later(now(), SignedDuration::from_secs(since_secs));
+        grace_left(&deleted(two(), grace_secs), &observed, at).as_secs()
+    };
+    assert_eq!((left(0, 30), left(20, 30)), (30, 11), "what is left, and the second that the timestamp lost");
+    assert_eq!((left(60, 30), left(60, 0)), (2, 0), "at least two seconds, unless none were given");
 }

@@ -1,9 +1,11 @@
 //! Statuses, case by case.
 
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::PodCondition;
 use serde_json::json;
 
 use super::*;
+use crate::lifecycle::Sandbox;
 
 fn now() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().unwrap()
@@ -40,6 +42,8 @@ fn observed(containers: &[(&str, Observation)]) -> Observed {
     Observed {
         sandbox: Sandbox::Ready,
         containers: containers.iter().map(|(name, seen)| ((*name).to_owned(), seen.clone())).collect(),
+        initialized: false,
+        failure: None,
         gone: false,
         ip: Some([10, 244, 1, 2].into()),
         start_time: ago(100),

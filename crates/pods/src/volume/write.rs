@@ -28,7 +28,7 @@ pub(crate) fn write_files(volume: &Path, files: &Files, group: Option<u32>) -> R
     fs::create_dir_all(volume).map_err(failed(volume))?;
     let link = volume.join(DATA);
     let before = fs::read_link(&link).ok();
-    if before.as_ref().is_some_and(|before| is_same(&volume.join(before), files)) {
+    if before.as_ref().is_some_and(|before| is_same(&volume.join(before), files, group)) {
         return Ok(false);
     }
     let generation = tempfile::Builder::new().prefix("..").tempdir_in(volume).map_err(failed(volume))?.keep();
@@ -41,12 +41,10 @@ pub(crate) fn write_files(volume: &Path, files: &Files, group: Option<u32>) -> R
             }
             let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             io::Write::write_all(&mut out, &file.bytes)?;
-            let mut mode = file.mode;
             if let Some(group) = group {
                 std::os::unix::fs::fchown(&out, None, Some(group))?;
-                mode |= 0o040;
             }
-            out.set_permissions(fs::Permissions::from_mode(mode))
+            out.set_permissions(fs::Permissions::from_mode(mode_of(file, group)))
         };
         write().map_err(failed(&path))?;
     }
@@ -80,9 +78,15 @@ fn link_top_level(volume: &Path, files: &Files) -> io::Result<()> {
     Ok(())
 }
 
-fn is_same(generation: &Path, files: &Files) -> bool {
+fn mode_of(file: &super::VolumeFile, group: Option<u32>) -> u32 {
+    if group.is_some() { file.mode | 0o040 } else { file.mode }
+}
+
+fn is_same(generation: &Path, files: &Files, group: Option<u32>) -> bool {
     let same = |(path, file): (&String, &super::VolumeFile)| {
-        fs::read(generation.join(path)).is_ok_and(|bytes| bytes == file.bytes)
+        let path = generation.join(path);
+        fs::read(&path).is_ok_and(|bytes| bytes == file.bytes)
+            && fs::metadata(&path).is_ok_and(|meta| meta.permissions().mode() & 0o777 == mode_of(file, group))
     };
     count(generation) == files.len() && files.iter().all(same)
 }

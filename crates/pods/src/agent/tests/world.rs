@@ -1,12 +1,15 @@
 //! An agent without an API server: objects in memory, everything else real. Whatever a test leaves is removed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fairway_netns::{Links, Netns};
 use futures::future::BoxFuture;
 use futures::{SinkExt, StreamExt};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -36,6 +39,9 @@ struct Inner {
     events: Vec<Event>,
     deleted: HashSet<String>,
     config_maps: BTreeMap<String, ConfigMap>,
+    phases: Vec<(String, String)>,
+    tokens: usize,
+    token_secs_max: Option<i64>,
 }
 
 impl MemoryCluster {
@@ -49,8 +55,20 @@ impl MemoryCluster {
         let mut map = ConfigMap { data: Some(data), ..ConfigMap::default() };
         map.metadata.name = Some(name.to_owned());
         map.metadata.namespace = Some("ns".to_owned());
+        map.metadata.resource_version = Some(uuid::Uuid::new_v4().to_string());
         self.inner.lock().unwrap().config_maps.insert(name.to_owned(), map);
         self.sources_changed.send_modify(|version| *version += 1);
+    }
+
+    /// Tokens last no longer than that.
+    pub(super) fn limit_tokens(&self, secs: i64) {
+        self.inner.lock().unwrap().token_secs_max = Some(secs);
+    }
+
+    /// Every phase that was written of a pod, in order.
+    pub(super) fn phases(&self, pod: &PodId) -> Vec<String> {
+        let inner = self.inner.lock().unwrap();
+        inner.phases.iter().filter(|(uid, _)| *uid == pod.uid).map(|(_, phase)| phase.clone()).collect()
     }
 
     pub(super) fn is_deleted(&self, pod: &PodId) -> bool {
@@ -82,6 +100,7 @@ impl Cluster for MemoryCluster {
         status: &'a PodStatus,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         let mut inner = self.inner.lock().unwrap();
+        inner.phases.push((pod.uid.clone(), status.phase.clone().unwrap_or_default()));
         let slot = inner.statuses.entry(pod.uid.clone()).or_default();
         // What comes back from an API server went through JSON.
         let status = serde_json::from_value(serde_json::to_value(status).unwrap()).unwrap();
@@ -102,7 +121,11 @@ impl Cluster for MemoryCluster {
         _: &'a str,
         wish: &'a TokenWish,
     ) -> BoxFuture<'a, Result<Token, ClusterError>> {
-        Box::pin(async { Ok(Token { text: "token".into(), lifetime_secs: wish.expiration_secs }) })
+        let mut inner = self.inner.lock().unwrap();
+        inner.tokens += 1;
+        let lifetime_secs = inner.token_secs_max.unwrap_or(wish.expiration_secs);
+        let text = format!("token-{}", inner.tokens);
+        Box::pin(async move { Ok(Token { text, lifetime_secs }) })
     }
 
     fn event(&self, event: Event) {
@@ -135,6 +158,7 @@ pub(super) struct World {
     agent: Option<Agent>,
     pods: BTreeMap<String, Arc<Pod>>,
     version: u64,
+    node_address: Option<Ipv4Addr>,
     _server: fairway_kit::Trigger,
 }
 
@@ -172,6 +196,7 @@ impl World {
             agent,
             pods: BTreeMap::new(),
             version: 0,
+            node_address: None,
             _server: server,
         }
     }
@@ -191,12 +216,31 @@ impl World {
     pub(super) fn delete(&mut self, pod: &PodId, grace_secs: i64) {
         self.change(pod, |object| {
             object.metadata.deletion_grace_period_seconds = Some(grace_secs);
-            object.metadata.deletion_timestamp =
-                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now()));
+            object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+                crate::lifecycle::later(jiff::Timestamp::now(), jiff::SignedDuration::from_secs(grace_secs)),
+            ));
         });
     }
 
-    fn change(&mut self, pod: &PodId, change: impl FnOnce(&mut Pod)) {
+    /// A path of this machine that goes with the world.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(super) fn cluster_name(&self) -> String {
+        self.config.cluster.clone()
+    }
+
+    /// An address of the node that is not a loopback address: the last but one of the pods' range.
+    pub(super) fn add_node_address(&mut self) -> Ipv4Addr {
+        let address = Ipv4Addr::from(u32::from(self.config.pod_range.broadcast()) - 1);
+        let mut links = Links::open(&Netns::host().unwrap()).unwrap();
+        links.add_address("lo", IpNet::from(IpAddr::from(address))).unwrap();
+        self.node_address = Some(address);
+        address
+    }
+
+    pub(super) fn change(&mut self, pod: &PodId, change: impl FnOnce(&mut Pod)) {
         let mut object = (*self.pods[&pod.uid]).clone();
         self.version += 1;
         object.metadata.resource_version = Some(self.version.to_string());
@@ -458,6 +502,10 @@ fn serve(config: &Config, context: &Arc<Context>) -> fairway_kit::Trigger {
 impl Drop for World {
     /// Also after a failed assertion nothing stays behind.
     fn drop(&mut self) {
+        if let Some(address) = self.node_address {
+            let mut links = Links::open(&Netns::host().unwrap()).unwrap();
+            links.remove_address("lo", IpNet::from(IpAddr::from(address))).unwrap();
+        }
         let context = self.context.clone();
         let cleaner = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -465,7 +513,7 @@ impl Drop for World {
                 for record in super::super::records(&context.pods_dir()) {
                     let id = PodId { namespace: record.namespace, name: record.name, uid: record.uid };
                     let net = PodNet::new(&context.config.cluster, &id.uid);
-                    setup::tear_down(&context.paths(&id), &id, Some(net), record.ip).await;
+                    setup::tear_down(&context, &id, Some(net), record.ip).await;
                 }
             });
         });

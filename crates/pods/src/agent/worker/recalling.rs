@@ -1,10 +1,12 @@
 //! What is known before anything happened: from the object's status, and from PID 1's records.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::lifecycle::{Ended, Observation, Observed, Sandbox, State, init_containers};
+use crate::lifecycle::{
+    Ended, Observation, Observed, PodFailure, Sandbox, State, ephemeral_names, init_containers,
+};
 use crate::names::uses_host_network;
 use crate::protocol::{ContainerRecord, How, RecordState};
 
@@ -17,18 +19,26 @@ pub(super) fn observe(pod: &Pod) -> Observed {
         .iter()
         .flatten()
         .chain(status.init_container_statuses.iter().flatten())
+        .chain(status.ephemeral_container_statuses.iter().flatten())
         .collect();
     let waiting = if init_containers(&spec).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let first = |container: &Container| {
+    let first = |name: &str| {
         let mut seen = Observation::new(waiting);
-        if let Some(status) = known.iter().find(|status| status.name == container.name) {
+        if let Some(status) = known.iter().find(|status| status.name == name) {
             recall(&mut seen, status);
         }
-        (container.name.clone(), seen)
+        (name.to_owned(), seen)
     };
+    let own = spec.containers.iter().chain(init_containers(&spec)).map(|container| container.name.as_str());
+    let is_true =
+        |type_: &str| status.conditions.iter().flatten().any(|it| it.type_ == type_ && it.status == "True");
+    let failure = status.reason.clone().filter(|_| status.phase.as_deref() == Some("Failed"));
     Observed {
         sandbox: Sandbox::Absent { retry_at: None },
-        containers: spec.containers.iter().chain(init_containers(&spec)).map(first).collect(),
+        containers: own.chain(ephemeral_names(&spec)).map(first).collect(),
+        initialized: is_true("Initialized"),
+        failure: failure
+            .map(|reason| PodFailure { reason, message: status.message.clone().unwrap_or_default() }),
         gone: false,
         ip: if uses_host_network(&spec) {
             None
@@ -86,6 +96,8 @@ pub(super) fn ended_by(record: &ContainerRecord, message: Option<String>) -> Opt
     let at = |us| Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
     let (reason, signal, message) = match &exit.how {
         How::Code(0) => ("Completed", None, message),
+        How::Code(_) if exit.oom => ("OOMKilled", None, message),
+        How::Signal(signal) if exit.oom => ("OOMKilled", Some(*signal), message),
         How::Code(_) => ("Error", None, message),
         How::Signal(signal) => ("Error", Some(*signal), message),
         How::NotStarted { message } => ("StartError", None, Some(message.clone())),

@@ -6,18 +6,18 @@ use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::super::hooks::run_hook;
 use super::super::probing::Probing;
 use super::super::setup::{self, Up};
 use super::recalling::ended_by;
-use super::{Event, SETUP_RETRY, Worker};
+use super::{Event, Worker};
 use crate::env::Addresses;
 use crate::image::ResolveError;
-use crate::lifecycle::{Ended, Sandbox, State, later, pull_delay};
+use crate::lifecycle::{Ended, Sandbox, State, later, pull_delay, setup_delay};
 use crate::plan::{PlanError, PlanInput, plan_container};
 use crate::probe::{ProbeKind, ProbePlan};
 use crate::protocol::{ContainerPlan, ContainerRecord, How, RecordState, Request};
 use crate::sandbox;
+use crate::volume::versions;
 
 /// Bytes of a termination message.
 const TERMINATION_BYTES_MAX: u64 = 4096;
@@ -40,13 +40,12 @@ impl Worker {
                 Ok(ip) => self.ip = Some(ip),
                 Err(error) => {
                     self.warn(None, "FailedCreatePodSandBox", error.to_string());
-                    self.observed.sandbox =
-                        Sandbox::Absent { retry_at: Some(later(Timestamp::now(), SETUP_RETRY)) };
-                    return;
+                    return self.set_up_later();
                 }
             }
         }
         self.observed.sandbox = Sandbox::Starting;
+        self.versions = versions(&self.pod, &self.context.cluster.sources());
         let (context, pod, id) = (self.context.clone(), self.pod.clone(), self.id.clone());
         let (ip, tokens, events) = (self.ip, self.tokens.clone(), self.events.clone());
         self.tasks.spawn(async move {
@@ -56,13 +55,17 @@ impl Worker {
     }
 
     pub(super) fn up(&mut self, up: Up) {
-        let Up { mut control, records, volumes, tokens } = up;
+        let Up { mut control, records, volumes, tokens, omitted } = up;
+        self.setup_failures = 0;
+        omitted.into_iter().for_each(|message| self.warn(None, "DNSConfigForming", message));
         (self.volumes, self.tokens) = (volumes, tokens);
         self.observed.sandbox = Sandbox::Ready;
         self.observed.ip = self.shown_ip();
         for record in records {
             self.take_record(record);
         }
+        // What changed while the volumes were written.
+        self.follow_objects();
         let events = self.events.clone();
         self.tasks.spawn(async move {
             while let Some(message) = control.next().await {
@@ -100,6 +103,7 @@ impl Worker {
             });
         }
         self.observed.sandbox = Sandbox::Absent { retry_at: None };
+        self.prepare_again();
         self.note(
             None,
             "SandboxChanged",
@@ -108,7 +112,7 @@ impl Worker {
     }
 
     pub(super) fn start_container(&mut self, name: &str, attempt: u32) {
-        let Some(container) = self.container(name).cloned() else { return };
+        let Some(container) = self.container(name) else { return };
         let Some(seen) = self.observed.containers.get_mut(name) else { return };
         seen.begin(attempt);
         let (context, pod, paths) = (self.context.clone(), self.pod.clone(), self.paths.clone());
@@ -131,6 +135,7 @@ impl Worker {
                     volumes: &volumes,
                     paths: &paths,
                     executable,
+                    cgroups: &context.cgroups,
                 };
                 let plan = plan_container(&input, &container, attempt).map_err(refuse_plan)?;
                 let file = paths.termination(&container.name, attempt);
@@ -163,13 +168,14 @@ impl Worker {
 
     pub(super) fn not_started(&mut self, name: &str, reason: &'static str, message: String, pull: bool) {
         let now = Timestamp::now();
-        let image = self.container(name).and_then(|container| container.image.clone()).unwrap_or_default();
+        let image = self.container(name).and_then(|container| container.image).unwrap_or_default();
         let Some(seen) = self.observed.containers.get_mut(name).filter(|seen| seen.state == State::Starting)
         else {
             return;
         };
         if !pull {
-            seen.wait(reason, message.clone(), later(now, SETUP_RETRY));
+            seen.setup_failures = seen.setup_failures.saturating_add(1);
+            seen.wait(reason, message.clone(), later(now, setup_delay(seen.setup_failures)));
             return self.warn(Some(name), "Failed", format!("Error: {message}"));
         }
         seen.pull_failures = seen.pull_failures.saturating_add(1);
@@ -188,7 +194,7 @@ impl Worker {
 
     /// Some time after ErrImagePull.
     pub(super) fn pull_back_off(&mut self, name: &str) {
-        let image = self.container(name).and_then(|container| container.image.clone()).unwrap_or_default();
+        let image = self.container(name).and_then(|container| container.image).unwrap_or_default();
         let Some(seen) = self.observed.containers.get_mut(name) else { return };
         if let State::Waiting { reason, message, .. } = &mut seen.state
             && *reason == "ErrImagePull"
@@ -206,24 +212,30 @@ impl Worker {
     }
 
     pub(super) fn take_record(&mut self, record: ContainerRecord) {
-        let Some(container) = self.container(&record.name).cloned() else { return };
+        let Some(container) = self.container(&record.name) else { return };
         let adopted = !matches!(
             self.observed.containers.get(&record.name).map(|seen| &seen.state),
             Some(State::Starting)
         );
         match &record.state {
-            RecordState::Running { started_us } => {
+            RecordState::Running { started_us, mounts } => {
+                self.mounts.extend(mounts.map(|inode| (record.name.clone(), inode)));
                 let started_at = Timestamp::from_microsecond(*started_us).unwrap_or(Timestamp::UNIX_EPOCH);
                 let Some(seen) = self.observed.containers.get_mut(&record.name) else { return };
                 if adopted {
                     // Found running: it is as ready as it was said to be until a probe says otherwise.
-                    let (started, ready) = (seen.started, seen.ready && seen.attempt == record.attempt);
+                    let known = seen.attempt == record.attempt;
+                    let (started, ready) = (seen.started && known, seen.ready && known);
                     seen.attempt = record.attempt;
                     seen.run(
                         started_at,
                         started || container.startup_probe.is_none(),
                         ready || container.readiness_probe.is_none(),
                     );
+                    // A hook that ran when the agent ended was ended with it.
+                    if !started && self.run_post_start(&container, record.attempt) {
+                        return;
+                    }
                 } else {
                     let started = container.startup_probe.is_none();
                     seen.run(started_at, started, started && container.readiness_probe.is_none());
@@ -235,12 +247,15 @@ impl Worker {
                     );
                     self.note(Some(&record.name), "Created", format!("Container created: {}", record.name));
                     self.note(Some(&record.name), "Started", "Container started".to_owned());
-                    self.run_post_start(&container, record.attempt);
+                    if self.run_post_start(&container, record.attempt) {
+                        return;
+                    }
                 }
                 self.start_probes(&container, record.attempt, started_at);
             }
             RecordState::Exited(exit) => {
                 self.probes.remove(&record.name);
+                self.mounts.remove(&record.name);
                 if let How::NotStarted { message } = &exit.how
                     && !adopted
                 {
@@ -263,18 +278,7 @@ impl Worker {
         }
     }
 
-    fn run_post_start(&mut self, container: &k8s_openapi::api::core::v1::Container, attempt: u32) {
-        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
-        let (Some(hook), Some(ip)) = (hook, self.observed.ip) else { return };
-        let (container, socket, events) = (container.clone(), self.paths.socket.clone(), self.events.clone());
-        self.tasks.spawn(async move {
-            if let Err(message) = run_hook(&hook, &container, ip, &socket).await {
-                let _ = events.send(Event::HookFailed { container: container.name, attempt, message }).await;
-            }
-        });
-    }
-
-    fn start_probes(
+    pub(super) fn start_probes(
         &mut self,
         container: &k8s_openapi::api::core::v1::Container,
         attempt: u32,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use nix::sys::signal::Signal;
 
 use super::super::hooks::run_hook;
@@ -14,8 +14,6 @@ use crate::sandbox;
 
 /// What SIGKILL waits for at least after a preStop hook took all of the grace, as kubelet grants it.
 const GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
-/// Grace of containers whose pod was deleted by force while they were stopping.
-const HURRIED_GRACE_MS: u64 = 1000;
 
 /// A pod whose containers have ended keeps its network for so long: until every node has taken its address out of the rules, the
 /// kernel answers there for it with a reset, at once, where a missing route would leave clients waiting.
@@ -27,13 +25,13 @@ impl Worker {
         let State::Running { started_at } = seen.state else { return };
         seen.state = State::Stopping { started_at };
         let message = match reason {
-            StopReason::Deleted | StopReason::DeadlineExceeded | StopReason::Finished => {
+            StopReason::Deleted | StopReason::Failed | StopReason::Finished => {
                 format!("Stopping container {name}")
             }
             StopReason::Unhealthy(message) => message.clone(),
         };
         self.note(Some(name), "Killing", message);
-        let container = self.container(name).cloned().unwrap_or_default();
+        let container = self.container(name).unwrap_or_default();
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
         let wanted = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
         let signal =
@@ -42,13 +40,14 @@ impl Worker {
         let (ip, socket, name, pod) =
             (self.observed.ip, self.paths.socket.clone(), name.to_owned(), self.id.clone());
         let grace = Duration::try_from(grace).unwrap_or_default();
+        let events = self.events.clone();
         self.tasks.spawn(async move {
             let began = Instant::now();
             let mut left = grace;
             if let (Some(hook), Some(ip), false) = (hook, ip, grace.is_zero()) {
                 let ran = tokio::time::timeout(grace, run_hook(&hook, &container, ip, &socket)).await;
                 if let Ok(Err(message)) = ran {
-                    tracing::info!(%pod, container = name, message, "a preStop hook failed; the container is stopped anyway");
+                    let _ = events.send(Event::PreStopFailed { container: name.clone(), message }).await;
                 }
                 left = grace.saturating_sub(began.elapsed()).max(GRACE_AFTER_HOOK);
             }
@@ -63,13 +62,15 @@ impl Worker {
 
     /// The grace became shorter while containers stop.
     pub(super) fn hurry(&mut self) {
+        let left = crate::lifecycle::grace_left(&self.pod, &self.observed, Timestamp::now());
+        let kill_after_ms = u64::try_from(left.as_millis()).unwrap_or(0);
         let stopping =
             self.observed.containers.iter().filter(|(_, seen)| matches!(seen.state, State::Stopping { .. }));
         let requests: Vec<Request> = stopping
             .map(|(name, _)| Request::Stop {
                 container: name.clone(),
                 signal: Signal::SIGTERM as i32,
-                kill_after_ms: HURRIED_GRACE_MS,
+                kill_after_ms,
             })
             .collect();
         let socket = self.paths.socket.clone();
@@ -83,11 +84,11 @@ impl Worker {
     pub(super) fn remove_sandbox(&mut self) {
         self.observed.sandbox = Sandbox::Removing;
         self.probes.clear();
-        let (paths, id, net, ip, events) =
-            (self.paths.clone(), self.id.clone(), self.net.clone(), self.ip, self.events.clone());
+        let (context, id, net, ip, events) =
+            (self.context.clone(), self.id.clone(), self.net.clone(), self.ip, self.events.clone());
         self.tasks.spawn(async move {
             tokio::time::sleep(NETWORK_LINGER).await;
-            setup::tear_down(&paths, &id, net, ip).await;
+            setup::tear_down(&context, &id, net, ip).await;
             let _ = events.send(Event::Down).await;
         });
     }
