@@ -8,6 +8,7 @@
 )]
 
 mod auth;
+mod custom;
 mod documents;
 mod kubectl;
 mod restart;
