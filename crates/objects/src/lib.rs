@@ -14,11 +14,14 @@
 //! Not here: storage, watches and HTTP (crate `apiserver`), controllers (crate `controllers`).
 
 pub mod allocate;
+pub mod cel;
 pub mod convert;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod document;
+pub mod encode;
 pub mod expression;
 pub mod field;
 pub mod gateway_api;

@@ -49,6 +49,10 @@ pub const ACCEPTED: &[&str] = &[
     "application/strategic-merge-patch+json",
 ];
 
+/// The media types of patches that custom resources accept.
+pub const ACCEPTED_CUSTOM: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+
 /// Parses the body of a patch.
 pub fn parse(body: &[u8]) -> Result<Value, Status> {
     serde_json::from_slice(body)

@@ -10,6 +10,7 @@
 mod access;
 mod admission;
 mod auth;
+mod custom;
 mod documents;
 mod kubectl;
 mod limits;

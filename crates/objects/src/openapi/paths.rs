@@ -163,8 +163,10 @@ fn body(object: &ObjectType, verb: Verb) -> Option<Value> {
             Some(json!({"required": true, "content": {"*/*": {"schema": schema}}}))
         }
         Verb::Patch => {
+            let strategic = |media_type: &str| media_type.contains("strategic");
             let content: Object = patch::ACCEPTED
                 .iter()
+                .filter(|media_type| object.custom.is_none() || !strategic(media_type))
                 .map(|media_type| ((*media_type).to_owned(), json!({"schema": reference(PATCH)})))
                 .collect();
             Some(json!({"required": true, "content": content}))
