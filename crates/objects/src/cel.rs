@@ -15,6 +15,8 @@ mod lexer;
 mod library;
 mod names;
 mod parser;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::fmt;
@@ -102,8 +104,9 @@ impl Budget {
     }
 
     fn spend(&mut self, cost: u64) -> Result<(), EvalError> {
-        self.left = self.left.checked_sub(cost).ok_or(EvalError::TooExpensive)?;
-        Ok(())
+        let enough = cost <= self.left;
+        self.left = self.left.saturating_sub(cost);
+        if enough { Ok(()) } else { Err(EvalError::TooExpensive) }
     }
 }
 

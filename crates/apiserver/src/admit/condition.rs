@@ -44,8 +44,7 @@ impl Conditions {
     /// Reads `matchConditions`. `fails_closed`: a condition that fails refuses the request.
     pub(super) fn read(source: &Value, fails_closed: bool) -> Self {
         let compile = |condition: &Value| {
-            let expression =
-                Expression::compile(condition.text(&["expression"])).map_err(|error| error.to_string());
+            let expression = Expression::compile(condition.text(&["expression"]));
             (condition.text(&["name"]).to_owned(), expression)
         };
         Self { list: source.list(&["matchConditions"]).iter().map(compile).collect(), fails_closed }

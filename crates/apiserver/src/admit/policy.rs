@@ -75,7 +75,7 @@ struct Violation {
 }
 
 fn compile(text: &str) -> Compiled {
-    Expression::compile(text).map_err(|error| error.to_string())
+    Expression::compile(text)
 }
 
 impl Policy {
@@ -387,11 +387,7 @@ pub(super) fn check(policy: &Value) -> Vec<FieldError> {
             for field in fields.iter().filter(|field| item.has(&[**field])) {
                 let text = item.text(&[*field]);
                 if let Err(error) = Expression::compile(text) {
-                    errors.push(FieldError::invalid(
-                        &path.index(index).field(field),
-                        text,
-                        &error.to_string(),
-                    ));
+                    errors.push(FieldError::invalid(&path.index(index).field(field), text, &error));
                 }
             }
         }

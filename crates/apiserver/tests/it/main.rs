@@ -12,6 +12,7 @@ mod admission;
 mod apply;
 mod auth;
 mod crash;
+mod custom;
 mod disk;
 mod documents;
 mod kubectl;

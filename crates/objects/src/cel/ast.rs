@@ -6,6 +6,8 @@ use crate::custom::pattern::Pattern;
 #[derive(Debug, Clone)]
 pub(super) struct Expr {
     pub(super) at: usize,
+    /// How deep it nests.
+    pub(super) height: usize,
     pub(super) kind: ExprKind,
 }
 
@@ -74,6 +76,29 @@ pub(super) enum ExprKind {
         body: Box<Expr>,
         flat: bool,
     },
+}
+
+impl ExprKind {
+    /// The expressions that it consists of.
+    pub(super) fn children(&self) -> Vec<&Expr> {
+        match self {
+            Self::Literal(_) | Self::Name(_) => Vec::new(),
+            Self::Select { operand, .. }
+            | Self::Has { operand, .. }
+            | Self::Matches { operand, .. }
+            | Self::Not(operand)
+            | Self::Negate(operand) => vec![operand],
+            Self::Index { operand, index, .. } => vec![operand, index],
+            Self::Call { target, arguments, .. } => target.as_deref().into_iter().chain(arguments).collect(),
+            Self::List(items) => items.iter().map(|(item, _)| item).collect(),
+            Self::Map(entries) => entries.iter().flat_map(|(key, value, _)| [key, value]).collect(),
+            Self::Binary { left, right, .. } => vec![left, right],
+            Self::Choice { condition, yes, no } => vec![condition, yes, no],
+            Self::Loop(all) => [&all.range].into_iter().chain(&all.filter).chain([&all.body]).collect(),
+            Self::Bind { value, body, .. } => vec![value, body],
+            Self::OptMap { operand, body, .. } => vec![operand, body],
+        }
+    }
 }
 
 /// A constant.

@@ -101,27 +101,7 @@ pub(super) fn infer<'n>(source: &str, expr: &Expr, variables: &Variables<'_, 'n>
 pub(super) fn mentions(expr: &Expr, name: &str) -> bool {
     match &expr.kind {
         ExprKind::Name(other) => other == name,
-        _ => children(expr).iter().any(|child| mentions(child, name)),
-    }
-}
-
-fn children(expr: &Expr) -> Vec<&Expr> {
-    match &expr.kind {
-        ExprKind::Literal(_) | ExprKind::Name(_) => Vec::new(),
-        ExprKind::Select { operand, .. }
-        | ExprKind::Has { operand, .. }
-        | ExprKind::Matches { operand, .. }
-        | ExprKind::Not(operand)
-        | ExprKind::Negate(operand) => vec![operand],
-        ExprKind::Index { operand, index, .. } => vec![operand, index],
-        ExprKind::Call { target, arguments, .. } => target.as_deref().into_iter().chain(arguments).collect(),
-        ExprKind::List(items) => items.iter().map(|(item, _)| item).collect(),
-        ExprKind::Map(entries) => entries.iter().flat_map(|(key, value, _)| [key, value]).collect(),
-        ExprKind::Binary { left, right, .. } => vec![left, right],
-        ExprKind::Choice { condition, yes, no } => vec![condition, yes, no],
-        ExprKind::Loop(all) => [&all.range].into_iter().chain(&all.filter).chain([&all.body]).collect(),
-        ExprKind::Bind { value, body, .. } => vec![value, body],
-        ExprKind::OptMap { operand, body, .. } => vec![operand, body],
+        _ => expr.kind.children().iter().any(|child| mentions(child, name)),
     }
 }
 
@@ -187,7 +167,7 @@ impl<'n> Checker<'_, 'n> {
                 Ok(Type::Dyn)
             }
             ExprKind::List(_) | ExprKind::Map(_) => {
-                for child in children(expr) {
+                for child in expr.kind.children() {
                     self.infer(child, scope)?;
                 }
                 Ok(Type::Dyn)

@@ -118,7 +118,7 @@ fn whole<'a>(digits: &str, radix: u32, after: &'a str) -> Result<(Token, &'a str
 
 /// A text or bytes literal at the start, with what follows it; none when there is no such thing.
 fn quoted(text: &str) -> Option<Result<(Token, &str), String>> {
-    let prefix = text.find(['"', '\'']).filter(|len| *len <= 2)?;
+    let prefix = text.bytes().take(3).position(|c| matches!(c, b'"' | b'\''))?;
     let (letters, rest) = text.split_at_checked(prefix)?;
     let (mut raw, mut bytes) = (false, false);
     for letter in letters.chars() {

@@ -7,6 +7,10 @@ use crate::custom::pattern::Pattern;
 
 /// Nesting of one expression at most.
 const DEPTH_MAX: usize = 64;
+/// The same, counting operators that follow each other too.
+const HEIGHT_MAX: usize = 100;
+/// Operands of `&&` and `||` in a row at most.
+const OPERANDS_MAX: usize = 1000;
 /// Bytes of one expression at most.
 const BYTES_MAX: usize = 100 << 10;
 /// Names that are no identifiers.
@@ -76,6 +80,15 @@ impl Parser<'_> {
         Err(CompileError::new(self.source, at, what.into()))
     }
 
+    /// An expression, unless it nests too deep.
+    fn node(&self, at: usize, kind: ExprKind) -> Parsed {
+        let height = 1 + kind.children().iter().map(|child| child.height).max().unwrap_or(0);
+        if height > HEIGHT_MAX {
+            return self.error(at, "expression recursion limit exceeded");
+        }
+        Ok(Expr { at, height, kind })
+    }
+
     fn at(&self) -> usize {
         self.tokens.get(self.next).map_or(self.source.len(), |(_, at)| *at)
     }
@@ -122,7 +135,7 @@ impl Parser<'_> {
         self.expect(":")?;
         let no = self.expression()?;
         let kind = ExprKind::Choice { condition: condition.into(), yes: yes.into(), no: no.into() };
-        Ok(Expr { at, kind })
+        self.node(at, kind)
     }
 
     /// Binary operators, loosest first.
@@ -147,7 +160,9 @@ impl Parser<'_> {
         ];
         let Some(operators) = LEVELS.get(level) else { return self.unary() };
         let mut left = self.binary(level + 1)?;
-        let mut operators_taken = 0;
+        if let [(_, operator @ (Or | And))] = operators {
+            return self.chain(level, *operator, left);
+        }
         loop {
             let at = self.at();
             let operator = match self.take_any(operators) {
@@ -155,13 +170,37 @@ impl Parser<'_> {
                 None if level == 2 && self.take_in() => Operator::In,
                 None => return Ok(left),
             };
-            operators_taken += 1;
-            if operators_taken > DEPTH_MAX * 4 {
-                return self.error(at, "expression recursion limit exceeded");
-            }
             let right = self.binary(level + 1)?;
-            left = Expr { at, kind: ExprKind::Binary { operator, left: left.into(), right: right.into() } };
+            left = self.node(at, ExprKind::Binary { operator, left: left.into(), right: right.into() })?;
         }
+    }
+
+    /// Long chains of conditions are common: they become a balanced tree, which means the same.
+    fn chain(&mut self, level: usize, operator: Operator, first: Expr) -> Parsed {
+        let mut operands = vec![first];
+        let at = self.at();
+        while self.take(operator.symbol()) {
+            if operands.len() == OPERANDS_MAX {
+                return self.error(self.at(), "expression recursion limit exceeded");
+            }
+            operands.push(self.binary(level + 1)?);
+        }
+        while operands.len() > 1 {
+            let mut paired = Vec::with_capacity(operands.len().div_ceil(2));
+            let mut rest = operands.into_iter();
+            while let Some(left) = rest.next() {
+                paired.push(match rest.next() {
+                    Some(right) => {
+                        self.node(at, ExprKind::Binary { operator, left: left.into(), right: right.into() })?
+                    }
+                    None => left,
+                });
+            }
+            operands = paired;
+        }
+        operands
+            .pop()
+            .ok_or_else(|| CompileError::new(self.source, at, "Syntax error: no operand".to_owned()))
     }
 
     fn take_in(&mut self) -> bool {
@@ -179,11 +218,11 @@ impl Parser<'_> {
         if nots > 0 {
             let operand = self.member()?;
             if nots % 2 == 1 {
-                return Ok(Expr { at, kind: ExprKind::Not(operand.into()) });
+                return self.node(at, ExprKind::Not(operand.into()));
             }
             // Twice not is a truth value all the same.
-            let not = Expr { at, kind: ExprKind::Not(operand.into()) };
-            return Ok(Expr { at, kind: ExprKind::Not(not.into()) });
+            let not = self.node(at, ExprKind::Not(operand.into()))?;
+            return self.node(at, ExprKind::Not(not.into()));
         }
         let mut minuses = 0;
         while self.take("-") {
@@ -200,13 +239,13 @@ impl Parser<'_> {
         };
         if let (Some(literal), true) = (literal, minuses % 2 == 1) {
             self.next += 1;
-            let literal = Expr { at, kind: ExprKind::Literal(literal) };
+            let literal = self.node(at, ExprKind::Literal(literal))?;
             return self.suffixes(literal);
         }
         let operand = self.member()?;
         match minuses % 2 {
             0 => Ok(operand),
-            _ => Ok(Expr { at, kind: ExprKind::Negate(operand.into()) }),
+            _ => self.node(at, ExprKind::Negate(operand.into())),
         }
     }
 
@@ -226,14 +265,14 @@ impl Parser<'_> {
                     self.method(at, operand, name, arguments)?
                 } else {
                     let kind = ExprKind::Select { operand: operand.into(), field: name, optional };
-                    Expr { at, kind }
+                    self.node(at, kind)?
                 };
             } else if self.take("[") {
                 let optional = self.take("?");
                 let index = self.expression()?;
                 self.expect("]")?;
                 let kind = ExprKind::Index { operand: operand.into(), index: index.into(), optional };
-                operand = Expr { at, kind };
+                operand = self.node(at, kind)?;
             } else {
                 return Ok(operand);
             }
@@ -276,7 +315,7 @@ impl Parser<'_> {
             return self.error(at, "Syntax error: mismatched input '<EOF>' expecting an expression");
         };
         self.next += 1;
-        let literal = |literal| Ok(Expr { at, kind: ExprKind::Literal(literal) });
+        let literal = |literal| self.node(at, ExprKind::Literal(literal));
         match token {
             Token::Int(number) => literal(Literal::Int(number)),
             Token::Uint(number) => literal(Literal::Uint(number)),
@@ -312,18 +351,18 @@ impl Parser<'_> {
 
     fn named(&mut self, at: usize, name: String) -> Parsed {
         if !self.take("(") {
-            return Ok(Expr { at, kind: ExprKind::Name(name) });
+            return self.node(at, ExprKind::Name(name));
         }
         let mut arguments = self.list(")")?;
         if name == "has" {
             return match (arguments.pop().map(|argument| argument.kind), arguments.is_empty()) {
                 (Some(ExprKind::Select { operand, field, optional: false }), true) => {
-                    Ok(Expr { at, kind: ExprKind::Has { operand, field } })
+                    self.node(at, ExprKind::Has { operand, field })
                 }
                 _ => self.error(at, "invalid argument to has() macro"),
             };
         }
-        Ok(Expr { at, kind: ExprKind::Call { function: name, target: None, arguments } })
+        self.node(at, ExprKind::Call { function: name, target: None, arguments })
     }
 
     fn list_literal(&mut self, at: usize) -> Parsed {
@@ -338,7 +377,7 @@ impl Parser<'_> {
             let optional = self.take("?");
             items.push((self.expression()?, optional));
         }
-        Ok(Expr { at, kind: ExprKind::List(items) })
+        self.node(at, ExprKind::List(items))
     }
 
     fn map_literal(&mut self, at: usize) -> Parsed {
@@ -355,7 +394,7 @@ impl Parser<'_> {
             self.expect(":")?;
             entries.push((key, self.expression()?, optional));
         }
-        Ok(Expr { at, kind: ExprKind::Map(entries) })
+        self.node(at, ExprKind::Map(entries))
     }
 
     /// A call on an operand: a macro when it has the form of one.
@@ -367,7 +406,7 @@ impl Parser<'_> {
             let mut arguments = arguments.into_iter();
             return match (arguments.next(), arguments.next(), arguments.next()) {
                 (Some(Expr { kind: ExprKind::Name(name), .. }), Some(value), Some(body)) => {
-                    Ok(Expr { at, kind: ExprKind::Bind { name, value: value.into(), body: body.into() } })
+                    self.node(at, ExprKind::Bind { name, value: value.into(), body: body.into() })
                 }
                 _ => self.error(at, "cel.bind() variable names must be simple identifiers"),
             };
@@ -378,7 +417,7 @@ impl Parser<'_> {
                 (Some(ExprKind::Name(name)), Some(body)) => {
                     let flat = function == "optFlatMap";
                     let kind = ExprKind::OptMap { operand: target.into(), name, body: body.into(), flat };
-                    Ok(Expr { at, kind })
+                    self.node(at, kind)
                 }
                 _ => self.error(at, format!("{function}() variable name must be a simple identifier")),
             };
@@ -387,16 +426,16 @@ impl Parser<'_> {
             return self.comprehension(at, target, &function, kind, arguments);
         }
         if function == "matches"
-            && let [Expr { kind: ExprKind::Literal(Literal::String(text)), at: pattern_at }] =
+            && let [Expr { kind: ExprKind::Literal(Literal::String(text)), at: pattern_at, .. }] =
                 arguments.as_slice()
         {
             let pattern = Pattern::new(text);
             return match pattern {
-                Ok(pattern) => Ok(Expr { at, kind: ExprKind::Matches { operand: target.into(), pattern } }),
+                Ok(pattern) => self.node(at, ExprKind::Matches { operand: target.into(), pattern }),
                 Err(error) => self.error(*pattern_at, format!("invalid matches argument: {error}")),
             };
         }
-        Ok(Expr { at, kind: ExprKind::Call { function, target: Some(target.into()), arguments } })
+        self.node(at, ExprKind::Call { function, target: Some(target.into()), arguments })
     }
 
     fn comprehension(
@@ -426,7 +465,7 @@ impl Parser<'_> {
         let Some(body) = rest.pop() else { return self.error(at, not_a_name) };
         let filter = rest.pop();
         let all = Loop { kind, range, name, second, filter, body };
-        Ok(Expr { at, kind: ExprKind::Loop(all.into()) })
+        self.node(at, ExprKind::Loop(all.into()))
     }
 }
 

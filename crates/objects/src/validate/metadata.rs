@@ -39,7 +39,7 @@ pub(super) fn object(resource: &Resource, object: &Value, errors: &mut Errors) {
         (false, "") => {}
         (false, _) => errors.push(FieldError::forbidden(&namespace, "not allowed on this type")),
     }
-    common(object, errors);
+    common(resource, object, errors);
 }
 
 /// Metadata of a changed object.
@@ -65,11 +65,13 @@ pub(super) fn update(resource: &Resource, new: &Value, old: &Value, errors: &mut
         }
     }
     if resource.is_stored() {
-        common(new, errors);
+        common(resource, new, errors);
     }
 }
 
-fn common(object: &Value, errors: &mut Errors) {
+fn common(resource: &Resource, object: &Value, errors: &mut Errors) {
+    // Extensions have finalizers of plain names, theirs among them.
+    let plain_allowed = matches!(resource.builtin, None | Some(BuiltinKind::CustomResourceDefinition));
     labels(object.at(&["metadata", "labels"]), &METADATA.field("labels"), errors);
     annotations(object, errors);
     owners(object, errors);
@@ -79,7 +81,7 @@ fn common(object: &Value, errors: &mut Errors) {
         let messages = names::qualified_name(finalizer);
         let plain =
             !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
-        if messages.is_empty() && plain {
+        if messages.is_empty() && plain && !plain_allowed {
             let message = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid(&path, finalizer, message));
         }
