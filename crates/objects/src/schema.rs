@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 mod parse;
+pub mod texts;
 
 pub use parse::TableError;
 

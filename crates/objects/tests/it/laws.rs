@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 const ROUNDS: u64 = 200;
 
 /// A small generator of numbers: seeded, so that a failure repeats.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -132,7 +132,7 @@ fn scalar_value(scalar: Scalar, random: &mut Random) -> Value {
 }
 
 /// Random documents of each stored kind, decoded.
-fn each_document(check: impl Fn(&Resource, Value, &mut Random)) {
+pub(crate) fn each_document(check: impl Fn(&Resource, Value, &mut Random)) {
     for resource in Registry::builtin().resources() {
         for round in 1..=ROUNDS {
             let mut random = Random(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
