@@ -38,7 +38,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use fairway_objects::allocate::Ranges;
 use fairway_objects::registry::Registry;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,8 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// Cluster addresses of Services; the first is this server's own.
     pub service_range: Ipv4Net,
+    /// Range of cluster addresses of the other family, in a cluster with both.
+    pub secondary_service_range: Option<IpNet>,
     /// Node ports of Services.
     pub node_port_range: RangeInclusive<u16>,
     /// Certificate, key and authority. The authority also goes to every namespace as `kube-root-ca.crt`.
@@ -149,7 +151,11 @@ impl Server {
         let api = Arc::new(Api {
             store,
             catalog: ArcSwap::from_pointee(catalog::Catalog::new(Arc::clone(Registry::builtin()))),
-            ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
+            ranges: Ranges {
+                service: config.service_range.into(),
+                secondary: config.secondary_service_range,
+                node_ports: config.node_port_range,
+            },
             keys,
             authorizer: auth::authorize::Authorizer::FixedRoles,
             authority_pem,
