@@ -4,12 +4,12 @@
 //! Every cluster address of a Service has an IPAddress object, written and removed in the transaction of the Service itself.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use fairway_objects::allocate::{self, Ranges, Used};
 use fairway_objects::document::{self, Document};
 use fairway_objects::status::Status;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ pub(crate) fn allocate(
         Ok(()) => return Ok(()),
         Err(refused) => refused,
     };
-    let asked: Option<Ipv4Addr> = match service.text(&["spec", "clusterIP"]) {
+    let asked: Option<IpAddr> = match service.text(&["spec", "clusterIP"]) {
         "" => service
             .list(&["spec", "clusterIPs"])
             .first()
@@ -79,12 +79,13 @@ pub(crate) fn allocate(
 }
 
 /// Ranges of ServiceCIDRs beside the cluster's own, without those that are being deleted.
-fn added_ranges(state: &State, own: Ipv4Net) -> Vec<Ipv4Net> {
+fn added_ranges(state: &State, own: IpNet) -> Vec<IpNet> {
     let objects = state.objects(&Collection::new(NETWORKING, "servicecidrs"));
     let active = objects.values().filter(|object| !document::is_terminating(object.value()));
     let ranges = active.flat_map(|object| object.value().list(&["spec", "cidrs"]).to_vec());
-    let ranges = ranges.filter_map(|range| range.as_str()?.parse::<Ipv4Net>().ok());
-    ranges.filter(|range| *range != own).collect()
+    let ranges = ranges.filter_map(|range| range.as_str()?.parse::<IpNet>().ok());
+    let same_family = |range: &IpNet| range.addr().is_ipv4() == own.addr().is_ipv4();
+    ranges.filter(|range| *range != own && same_family(range)).collect()
 }
 
 fn addresses(service: Option<&Value>) -> BTreeSet<String> {

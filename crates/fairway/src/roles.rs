@@ -70,6 +70,7 @@ pub(crate) fn api_server(arguments: &RoleArgs) -> ExitCode {
             listen: vec![settings.api_address()],
             advertise: settings.api_address(),
             service_range: settings.networks.services(),
+            secondary_service_range: None,
             node_port_range: 30_000..=32_767,
             tls: fairway_apiserver::TlsFiles {
                 certificate: pair.certificate,

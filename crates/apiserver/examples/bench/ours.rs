@@ -143,6 +143,7 @@ pub(crate) async fn serve(directory: PathBuf) {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         advertise: "127.0.0.1:0".parse().unwrap(),
         service_range: "10.96.0.0/16".parse().unwrap(),
+        secondary_service_range: None,
         node_port_range: 30000..=32767,
         tls: TlsFiles {
             certificate: path("server.crt"),

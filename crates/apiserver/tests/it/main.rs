@@ -19,6 +19,7 @@ mod kubectl;
 mod limits;
 mod lists;
 mod model;
+mod protobuf;
 mod restart;
 mod server;
 mod slow;

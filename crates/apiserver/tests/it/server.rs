@@ -89,6 +89,7 @@ pub(crate) fn config(pki: &Path, state: &Path) -> Config {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         advertise: "127.0.0.1:0".parse().unwrap(),
         service_range: "10.96.0.0/16".parse().unwrap(),
+        secondary_service_range: None,
         node_port_range: 30000..=32767,
         tls: TlsFiles {
             certificate: pki.join("server.crt"),
@@ -288,6 +289,16 @@ impl Client {
         content_type: &str,
         body: &str,
     ) -> Response<Incoming> {
+        self.send_bytes(method, path, content_type, body.as_bytes().to_vec()).await
+    }
+
+    pub(crate) async fn send_bytes(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Response<Incoming> {
         let mut request = Request::builder().method(method).uri(path).header("host", "test");
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
@@ -296,7 +307,7 @@ impl Client {
             request = request.header(*name, value);
         }
         self.sender.ready().await.unwrap();
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
         tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await.unwrap().unwrap()
     }
 

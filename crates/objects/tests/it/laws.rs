@@ -136,7 +136,7 @@ fn scalar_value(scalar: Scalar, random: &mut Random) -> Value {
 }
 
 /// Random documents of each stored kind, decoded.
-fn each_document(check: impl Fn(&Resource, Value, &mut Random)) {
+pub(crate) fn each_document(check: impl Fn(&Resource, Value, &mut Random)) {
     for resource in Registry::builtin().resources() {
         for round in 1..=ROUNDS {
             let mut random = Random::seeded(round);
