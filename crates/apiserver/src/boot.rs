@@ -65,7 +65,7 @@ impl Api {
             }
             let range = json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
-                "spec": {"cidrs": [api.ranges.service.to_string()]},
+                "spec": {"cidrs": api.ranges.iter().map(|range| range.to_string()).collect::<Vec<_>>()},
             });
             api.ensure(txn, "networking.k8s.io", "servicecidrs", "", range, &["spec"])?;
             let namespaces = txn.state().objects(&Collection::new("", "namespaces"));
@@ -123,8 +123,7 @@ impl Api {
 
     /// Service `default/kubernetes` at the first address of the range.
     fn own_service(&self) -> Value {
-        let range = self.ranges.service;
-        let first = std::net::Ipv4Addr::from(u32::from(range.network()).wrapping_add(1));
+        let first = self.ranges.first();
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},

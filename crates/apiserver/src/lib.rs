@@ -41,7 +41,7 @@ use fairway_objects::Status;
 use fairway_objects::allocate::Ranges;
 pub use fairway_objects::gateway_api;
 use fairway_objects::registry::Registry;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -64,6 +64,8 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// Cluster addresses of Services; the first is this server's own.
     pub service_range: Ipv4Net,
+    /// Range of cluster addresses of the other family, in a cluster with both.
+    pub secondary_service_range: Option<IpNet>,
     /// Node ports of Services.
     pub node_port_range: RangeInclusive<u16>,
     /// Certificate, key and authority. The authority also goes to every namespace as `kube-root-ca.crt`.
@@ -158,7 +160,11 @@ impl Server {
             refreshing: Mutex::default(),
             catalogs: watch::Sender::new(0),
             definitions: config.definitions,
-            ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
+            ranges: Ranges {
+                service: config.service_range.into(),
+                secondary: config.secondary_service_range,
+                node_ports: config.node_port_range,
+            },
             keys,
             authorizer: auth::authorize::Authorizer::FixedRoles,
             authority_pem,

@@ -1,7 +1,7 @@
 //! The verbs over any resource of the registry. Nothing here knows a kind, except where Kubernetes itself has a special case; those stand
 //! in [`admit`](crate::admit) and in the modules of subresources.
 
-mod answer;
+pub(crate) mod answer;
 mod bind;
 mod create;
 mod delete;
@@ -17,6 +17,7 @@ pub(crate) mod watch;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fairway_objects::convert;
 use fairway_objects::decode::{self, Decoded, FieldValidation};
 use fairway_objects::field::{FieldError, Path};
 use fairway_objects::patch::PatchType;
@@ -43,7 +44,10 @@ const TRIES_MAX: usize = 5;
 pub(crate) struct Call<'a> {
     pub(crate) api: &'a Arc<Api>,
     pub(crate) user: &'a User,
+    /// What is stored.
     pub(crate) resource: Arc<Resource>,
+    /// What the client reads and writes: the same, but for events.k8s.io.
+    pub(crate) served: Arc<Resource>,
     pub(crate) target: &'a Target,
     pub(crate) query: &'a Query,
     pub(crate) collection: Collection,
@@ -90,10 +94,11 @@ pub(crate) async fn handle(
     if !target.namespace.is_empty() && !resource.is_namespaced() {
         return Err(Status::resource_not_found());
     }
+    let (served, resource) = (Arc::clone(&resource), catalog.registry.storage(&resource));
     let collection = Collection::new(resource.group(), &resource.plural);
     let headers = request.headers().clone();
     let hang_up = request.extensions().get::<CancellationToken>().cloned().unwrap_or_default();
-    let call = Call { api, user, resource, target, query, collection, headers, hang_up };
+    let call = Call { api, user, resource, served, target, query, collection, headers, hang_up };
     match (&target.name, &target.subresource) {
         (Some(name), Some(subresource)) => call.subresource(name, subresource, request).await,
         (Some(name), None) => call.one(name, request).await,
@@ -234,7 +239,8 @@ impl Call<'_> {
 
     /// The form that the client wants its answer in.
     pub(crate) fn form(&self) -> Result<Form, Status> {
-        negotiate::object(self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()))
+        let accept = self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        negotiate::object(accept, self.resource.builtin.is_none())
     }
 
     fn content_type(&self) -> &str {
@@ -249,6 +255,18 @@ impl Call<'_> {
             body,
             self.write_options("CreateOptions")?.validation,
         )
+    }
+
+    /// Decodes what is written to the resource or a part of it, into the form that is stored.
+    pub(crate) fn decode_written(
+        &self,
+        part: &str,
+        body: &Bytes,
+        validation: FieldValidation,
+    ) -> Result<Decoded, Status> {
+        let object_type = self.served.subresource(part).map_or(&self.served.object, |part| &part.object);
+        let decoded = decode::decode(object_type, self.content_type(), body, validation)?;
+        Ok(Decoded { object: convert::stored(&self.served, decoded.object), ..decoded })
     }
 
     pub(crate) fn key(&self, name: &str) -> Key {
@@ -304,6 +322,11 @@ impl Call<'_> {
         }
     }
 
+    /// A Status as the answer.
+    pub(crate) fn answer_status(&self, status: &Status) -> Response<Body> {
+        answer::status(self.headers.get(header::ACCEPT), status)
+    }
+
     /// The answer of one stored object.
     pub(crate) fn answer(
         &self,
@@ -313,7 +336,7 @@ impl Call<'_> {
     ) -> Result<Response<Body>, Status> {
         let shown = present::present(&self.resource, object);
         let object = shown.as_ref().unwrap_or(object);
-        let mut response = answer::object(code, self.form()?, &self.resource, object, self.query)?;
+        let mut response = answer::object(code, self.form()?, &self.served, object, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)
     }
@@ -325,7 +348,7 @@ impl Call<'_> {
         value: &Value,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
-        let mut response = answer::value(code, self.form()?, &self.resource, value, self.query)?;
+        let mut response = answer::value(code, self.form()?, &self.served, value, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)
     }

@@ -81,9 +81,10 @@ impl Handle for Front {
             }
             _ => (path_verb(request.method()), String::new()),
         };
+        let accept = request.headers().get(header::ACCEPT).cloned();
         let mut response = match api.answer(peer, &route, &query, verb, request).await {
             Ok(response) => response,
-            Err(status) => body::status(&status),
+            Err(status) => rest::answer::status(accept.as_ref(), &status),
         };
         if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
             response.headers_mut().insert("audit-id", id);

@@ -38,7 +38,7 @@ fn main() {
         let errors = definition::check(&definition);
         definition::settle(&mut definition, std::iter::empty(), jiff::Timestamp::UNIX_EPOCH);
         let resources = definition::resources(&definition).len();
-        let name = &definition["metadata"]["name"];
+        let name = fairway_objects::document::name(&definition);
         println!(
             "{name}: {resources} resources, {} errors, read and compiled in {:?}",
             errors.len(),

@@ -6,21 +6,27 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use ipnet::Ipv4Net;
-use serde_json::{Value, json};
+use ipnet::IpNet;
+use serde_json::Value;
 
 use crate::document::{self, Document};
 use crate::field::{FieldError, Path};
 use crate::status::{Qualified, Status};
 
+mod address;
+
+pub use address::{AddressError, cluster_ip};
+
 /// The ranges that Services take from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ranges {
-    /// Cluster addresses.
-    pub service: Ipv4Net,
+    /// Cluster addresses of the family that Services have unless they ask for another.
+    pub service: IpNet,
+    /// Cluster addresses of the other family, in a cluster with both.
+    pub secondary: Option<IpNet>,
     /// Node ports.
     pub node_ports: RangeInclusive<u16>,
 }
@@ -28,7 +34,7 @@ pub struct Ranges {
 /// What stored Services use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Used {
-    addresses: BTreeSet<Ipv4Addr>,
+    addresses: BTreeSet<IpAddr>,
     node_ports: BTreeSet<u16>,
 }
 
@@ -57,7 +63,7 @@ impl Used {
     }
 }
 
-fn addresses(service: &Value) -> impl Iterator<Item = Ipv4Addr> {
+fn addresses(service: &Value) -> impl Iterator<Item = IpAddr> {
     let ips = service.list(&["spec", "clusterIPs"]).iter().filter_map(Value::as_str);
     ips.chain([service.text(&["spec", "clusterIP"])]).filter_map(|ip| ip.parse().ok())
 }
@@ -65,20 +71,6 @@ fn addresses(service: &Value) -> impl Iterator<Item = Ipv4Addr> {
 fn node_ports(service: &Value) -> impl Iterator<Item = u16> {
     let ports = service.list(&["spec", "ports"]).iter().filter_map(|port| port.int(&["nodePort"]));
     ports.chain(service.int(&["spec", "healthCheckNodePort"])).filter_map(|port| u16::try_from(port).ok())
-}
-
-/// Why an address is not to be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
-    /// Another Service has it.
-    #[error("failed to allocate IP {0}: provided IP is already allocated")]
-    Taken(Ipv4Addr),
-    /// It is not in the range.
-    #[error("failed to allocate IP {0}: the provided network does not match the current range")]
-    OutOfRange(Ipv4Addr),
-    /// All are taken.
-    #[error("failed to allocate a serviceIP: range is full")]
-    Full,
 }
 
 /// Why a node port is not to be had.
@@ -113,38 +105,6 @@ fn pick(count: u32, band: u32, random: u64, is_free: impl Fn(u32) -> bool) -> Op
     };
     let mut offsets = around(band, count - band).chain(around(0, band));
     offsets.find(|offset| is_free(*offset))
-}
-
-/// Picks a cluster address: the requested one, or a free one. The network address, the broadcast address and the
-/// first address (`kubernetes`) are only given on request.
-pub fn cluster_ip(
-    range: Ipv4Net,
-    used: &Used,
-    requested: Option<Ipv4Addr>,
-    random: u64,
-) -> Result<Ipv4Addr, AddressError> {
-    pick_address(range, |address| used.addresses.contains(&address), requested, random)
-}
-
-fn pick_address(
-    range: Ipv4Net,
-    is_taken: impl Fn(Ipv4Addr) -> bool,
-    requested: Option<Ipv4Addr>,
-    random: u64,
-) -> Result<Ipv4Addr, AddressError> {
-    let (network, broadcast) = (u32::from(range.network()), u32::from(range.broadcast()));
-    if let Some(address) = requested {
-        return match u32::from(address) {
-            number if number <= network || number >= broadcast => Err(AddressError::OutOfRange(address)),
-            _ if is_taken(address) => Err(AddressError::Taken(address)),
-            _ => Ok(address),
-        };
-    }
-    let count = broadcast.saturating_sub(network).saturating_sub(1);
-    let band = static_band(count, 16, 256);
-    let address = |offset: u32| Ipv4Addr::from(network + 1 + offset);
-    let is_free = |offset: u32| offset > 0 && !is_taken(address(offset));
-    pick(count, band, random, is_free).map(address).ok_or(AddressError::Full)
 }
 
 /// Picks a node port: the requested one, or a free one.
@@ -195,8 +155,8 @@ pub fn service(
         }
         return Ok(());
     }
-    families(service)?;
-    give_address(service, ranges, &view, random)?;
+    address::families(service, old, ranges)?;
+    address::give(service, ranges, &view, random)?;
     if matches!(service.text(&["spec", "type"]), "NodePort" | "LoadBalancer") {
         give_node_ports(service, ranges, &mut view, random)?;
     }
@@ -206,7 +166,7 @@ pub fn service(
 /// What is in use, as one write sees it: without what the Service has already, with what it was given so far.
 struct View<'a> {
     used: &'a Used,
-    own_addresses: Vec<Ipv4Addr>,
+    own_addresses: Vec<IpAddr>,
     own_ports: Vec<u16>,
     given_ports: Vec<u16>,
 }
@@ -218,7 +178,7 @@ impl<'a> View<'a> {
         View { used, own_addresses, own_ports, given_ports: Vec::new() }
     }
 
-    fn is_taken(&self, address: Ipv4Addr) -> bool {
+    fn is_taken(&self, address: IpAddr) -> bool {
         self.used.addresses.contains(&address) && !self.own_addresses.contains(&address)
     }
 
@@ -234,63 +194,6 @@ fn invalid(service: &Value, path: &Path<'_>, value: impl Into<Value>, why: impl 
 }
 
 const SPEC: Path<'_> = Path::new("spec");
-
-/// Families of a cluster with one family. A headless Service without selector is agnostic of families.
-fn families(service: &mut Value) -> Result<(), Status> {
-    let headless = service.text(&["spec", "clusterIP"]) == "None";
-    let selectorless = service.map(&["spec", "selector"]).is_none_or(|selector| selector.is_empty());
-    if !service.has(&["spec", "ipFamilyPolicy"]) {
-        let agnostic = headless && selectorless && service.list(&["spec", "ipFamilies"]).is_empty();
-        let policy = if agnostic { "RequireDualStack" } else { "SingleStack" };
-        service.put(&["spec", "ipFamilyPolicy"], policy);
-        if agnostic {
-            service.put(&["spec", "ipFamilies"], json!(["IPv4", "IPv6"]));
-        }
-    }
-    if headless && selectorless {
-        service.put_default(&["spec", "ipFamilies"], json!(["IPv4"]));
-        return Ok(());
-    }
-    let wanted = service.list(&["spec", "ipFamilies"]);
-    if let Some(index) = wanted.iter().position(|family| family == "IPv6") {
-        let path = SPEC.field("ipFamilies");
-        return Err(invalid(service, &path.index(index), "IPv6", "not configured on this cluster"));
-    }
-    if service.text(&["spec", "ipFamilyPolicy"]) == "RequireDualStack" {
-        let path = SPEC.field("ipFamilyPolicy");
-        let why = "this cluster is not configured for dual-stack services";
-        return Err(invalid(service, &path, "RequireDualStack", why));
-    }
-    service.put_default(&["spec", "ipFamilies"], json!(["IPv4"]));
-    Ok(())
-}
-
-fn give_address(service: &mut Value, ranges: &Ranges, view: &View<'_>, random: u64) -> Result<(), Status> {
-    let first = service.list(&["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or_default();
-    let asked = match service.text(&["spec", "clusterIP"]) {
-        "" => first.to_owned(),
-        ip => ip.to_owned(),
-    };
-    let address = match asked.as_str() {
-        "None" => asked,
-        asked => {
-            let requested = asked.parse().ok();
-            let path = SPEC.field("clusterIPs");
-            let given = json!(if asked.is_empty() { vec![] } else { vec![asked] });
-            pick_address(ranges.service, |address| view.is_taken(address), requested, random)
-                .map_err(|error| match error {
-                    AddressError::Full => Status::internal(&error),
-                    AddressError::Taken(_) | AddressError::OutOfRange(_) => {
-                        invalid(service, &path, given, error)
-                    }
-                })?
-                .to_string()
-        }
-    };
-    service.put(&["spec", "clusterIP"], address.as_str());
-    service.put(&["spec", "clusterIPs"], json!([address]));
-    Ok(())
-}
 
 /// Node ports of the Service's ports. Ports may share a number over different protocols.
 fn give_node_ports(
@@ -386,31 +289,18 @@ fn give_health_check_port(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn ranges() -> Ranges {
-        Ranges { service: "10.96.0.0/16".parse().unwrap(), node_ports: 30_000..=32_767 }
+        Ranges { service: "10.96.0.0/16".parse().unwrap(), secondary: None, node_ports: 30_000..=32_767 }
     }
 
     fn allocate(spec: Value, used: &Used) -> Result<Value, String> {
         let mut object = json!({"metadata": {"name": "s"}, "spec": spec});
         service(&mut object, None, &ranges(), used, 7).map_err(|status| status.message)?;
         Ok(object["spec"].clone())
-    }
-
-    #[test]
-    fn addresses_come_from_the_upper_band_until_it_is_full() {
-        let range: Ipv4Net = "10.0.0.0/24".parse().unwrap();
-        let mut used = Used::default();
-        let mut order = Vec::new();
-        for round in 0..253_u64 {
-            let address = cluster_ip(range, &used, None, round * 977).unwrap();
-            assert!(used.addresses.insert(address));
-            order.push(address.octets()[3]);
-        }
-        assert!(order[..238].iter().all(|last| *last > 16), "the static band is spared");
-        assert!(order[238..].iter().all(|last| (2..=16).contains(last)));
-        assert_eq!(cluster_ip(range, &used, None, 0), Err(AddressError::Full));
     }
 
     #[test]

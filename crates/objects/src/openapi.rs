@@ -101,6 +101,7 @@ mod tests {
         assert_eq!(
             *containers,
             json!({
+                "description": "The containers.",
                 "type": "array",
                 "items": {"$ref": "#/components/schemas/io.k8s.api.core.v1.Container"},
                 "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],

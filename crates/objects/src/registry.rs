@@ -170,6 +170,15 @@ impl Resource {
         self.object.api_version()
     }
 
+    /// The group in whose collection the objects are: another than [`Resource::group`] for events.k8s.io, whose events are
+    /// those of the core group in another shape ([`crate::convert`]).
+    pub fn storage_group(&self) -> &str {
+        match self.builtin {
+            Some(BuiltinKind::Event) => "",
+            _ => &self.object.group,
+        }
+    }
+
     /// The resource as messages name it: `deployments.apps`.
     pub fn qualified(&self) -> Qualified<'_> {
         Qualified { group: &self.object.group, name: &self.plural }
@@ -267,6 +276,15 @@ impl Registry {
     /// The resource at `/apis/<group>/<version>/<plural>`.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.find(self.by_plural.get(plural)?, group, version)
+    }
+
+    /// The resource in whose form the objects of this one are stored: itself, but for events.k8s.io.
+    pub fn storage(&self, resource: &Arc<Resource>) -> Arc<Resource> {
+        let other = match resource.storage_group() {
+            group if group == resource.group() => None,
+            group => self.resource(group, resource.version(), &resource.plural),
+        };
+        Arc::clone(other.unwrap_or(resource))
     }
 
     /// The resource of a kind.

@@ -18,6 +18,7 @@ use std::sync::{Arc, LazyLock};
 
 mod build;
 mod parse;
+pub mod texts;
 
 pub use build::{Builder, field};
 pub use parse::TableError;

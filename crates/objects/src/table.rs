@@ -11,6 +11,7 @@ use crate::registry::{BuiltinKind, Resource};
 mod cluster;
 mod network;
 mod pod;
+mod policy;
 mod workload;
 
 /// What each row carries besides its cells.
@@ -110,34 +111,34 @@ fn printer(kind: Option<BuiltinKind>) -> Printer {
         Some(BuiltinKind::ConfigMap) => cluster::CONFIG_MAP,
         Some(BuiltinKind::ServiceAccount) => cluster::SERVICE_ACCOUNT,
         Some(BuiltinKind::Lease) => cluster::LEASE,
+        Some(BuiltinKind::Job) => policy::JOB,
+        Some(BuiltinKind::CronJob) => policy::CRON_JOB,
+        Some(BuiltinKind::PodDisruptionBudget) => policy::DISRUPTION_BUDGET,
+        Some(BuiltinKind::ResourceQuota) => policy::RESOURCE_QUOTA,
+        Some(BuiltinKind::PriorityClass) => policy::PRIORITY_CLASS,
+        Some(BuiltinKind::RoleBinding | BuiltinKind::ClusterRoleBinding) => policy::ROLE_BINDING,
+        Some(BuiltinKind::MutatingWebhookConfiguration | BuiltinKind::ValidatingWebhookConfiguration) => {
+            policy::WEBHOOKS
+        }
+        Some(BuiltinKind::ValidatingAdmissionPolicy) => policy::POLICY,
+        Some(BuiltinKind::ValidatingAdmissionPolicyBinding) => policy::POLICY_BINDING,
+        Some(BuiltinKind::ServiceCIDR) => policy::SERVICE_CIDR,
+        Some(BuiltinKind::IPAddress) => policy::IP_ADDRESS,
+        Some(BuiltinKind::PersistentVolumeClaim) => policy::CLAIM,
+        Some(BuiltinKind::StorageClass) => policy::STORAGE_CLASS,
         Some(
             BuiltinKind::Binding
             | BuiltinKind::ClusterRole
-            | BuiltinKind::ClusterRoleBinding
-            | BuiltinKind::CronJob
             | BuiltinKind::CustomResourceDefinition
-            | BuiltinKind::IPAddress
-            | BuiltinKind::Job
             | BuiltinKind::LimitRange
             | BuiltinKind::LocalSubjectAccessReview
-            | BuiltinKind::MutatingWebhookConfiguration
-            | BuiltinKind::PersistentVolumeClaim
-            | BuiltinKind::PodDisruptionBudget
             | BuiltinKind::PodTemplate
-            | BuiltinKind::PriorityClass
-            | BuiltinKind::ResourceQuota
             | BuiltinKind::Role
-            | BuiltinKind::RoleBinding
             | BuiltinKind::SelfSubjectAccessReview
             | BuiltinKind::SelfSubjectReview
             | BuiltinKind::SelfSubjectRulesReview
-            | BuiltinKind::ServiceCIDR
-            | BuiltinKind::StorageClass
             | BuiltinKind::SubjectAccessReview
-            | BuiltinKind::TokenReview
-            | BuiltinKind::ValidatingAdmissionPolicy
-            | BuiltinKind::ValidatingAdmissionPolicyBinding
-            | BuiltinKind::ValidatingWebhookConfiguration,
+            | BuiltinKind::TokenReview,
         )
         | None => GENERIC,
     }

@@ -1,9 +1,10 @@
-//! Objects as answers: whole, as metadata, as a table; JSON or YAML.
+//! Objects as answers: whole, as metadata, as a table; JSON, YAML or protobuf.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fairway_objects::convert::{self, ListMeta};
+use fairway_objects::encode::protobuf;
 use fairway_objects::registry::Resource;
 use fairway_objects::status::Status;
 use fairway_objects::table::{self, IncludeObject};
@@ -12,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::http::body::{self, Body};
-use crate::http::negotiate::{Form, Media, Shape};
+use crate::http::negotiate::{self, Form, Media, Shape};
 use crate::http::query::Query;
 use crate::store::Object;
 
@@ -33,7 +34,7 @@ pub(crate) fn object(
     query: &Query,
 ) -> Result<Response<Body>, Status> {
     match form {
-        Form { media: Media::Json, shape: Shape::Whole } => {
+        Form { media: Media::Json, shape: Shape::Whole } if !convert::is_converted(resource) => {
             Ok(body::respond(code, form.content_type(), body::full(object.json().clone())))
         }
         _ => value(code, form, resource, &object.document(), query),
@@ -49,14 +50,14 @@ pub(crate) fn value(
     query: &Query,
 ) -> Result<Response<Body>, Status> {
     let shaped = match form.shape {
-        Shape::Whole => return text(code, form, value),
+        Shape::Whole => return text(code, form, resource, &convert::served(resource, value)),
         Shape::Metadata => convert::partial_metadata(value),
         Shape::Table(version) => {
             let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
             rows(resource, [value], version, &metadata, include(query)?, true)
         }
     };
-    text(code, form, &shaped)
+    text(code, form, resource, &shaped)
 }
 
 /// A table of objects.
@@ -85,11 +86,12 @@ pub(crate) fn list(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Response<Body>, Status> {
-    let Form { media: Media::Json, shape: Shape::Whole } = form else {
+    let plain = form == Form::JSON && !convert::is_converted(resource);
+    if !plain {
         let bytes = list_value(form, resource, &objects, metadata, query)?;
         let response = body::respond(200, form.content_type(), body::full(Bytes::new()));
         return Ok(body::compress(headers, response, bytes));
-    };
+    }
     let pieces = ListText::new(resource, objects, metadata);
     if pieces.len <= body::GZIP_BYTES_MIN {
         let bytes: Vec<Bytes> = pieces.collect();
@@ -107,12 +109,20 @@ fn list_value(
 ) -> Result<Bytes, Status> {
     let documents: Vec<_> = objects.iter().map(|object| object.document()).collect();
     let values = documents.iter().map(AsRef::as_ref);
+    if form == (Form { media: Media::Protobuf, shape: Shape::Whole }) {
+        let values: Vec<_> = values.map(|value| convert::served(resource, value)).collect();
+        let list = protobuf::list(resource, values.iter().map(AsRef::as_ref), &metadata.to_value());
+        return list.map(Bytes::from).ok_or_else(no_message);
+    }
     let list = match form.shape {
-        Shape::Whole => convert::list(resource, values.cloned(), metadata),
+        Shape::Whole => {
+            let values = values.map(|value| convert::served(resource, value).into_owned());
+            convert::list(resource, values, metadata)
+        }
         Shape::Metadata => convert::partial_metadata_list(values, metadata),
         Shape::Table(version) => rows(resource, values, version, &metadata.to_value(), include(query)?, true),
     };
-    render(form, &list)
+    render(form, resource, &list)
 }
 
 /// A piece of a list's text is at least this long, except the last.
@@ -173,14 +183,32 @@ impl Iterator for ListText {
     }
 }
 
-fn text(code: u16, form: Form, value: &Value) -> Result<Response<Body>, Status> {
-    Ok(body::respond(code, form.content_type(), body::full(render(form, value)?)))
+fn text(code: u16, form: Form, resource: &Resource, value: &Value) -> Result<Response<Body>, Status> {
+    Ok(body::respond(code, form.content_type(), body::full(render(form, resource, value)?)))
 }
 
-fn render(form: Form, value: &Value) -> Result<Bytes, Status> {
+/// A Status, in protobuf for clients that read it best.
+pub(crate) fn status(accept: Option<&HeaderValue>, status: &Status) -> Response<Body> {
+    let accept = accept.and_then(|value| value.to_str().ok());
+    let mut response = body::status(status);
+    if negotiate::prefers_protobuf(accept)
+        && let Some(bytes) = protobuf::status(&status.to_value())
+    {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
+        *response.body_mut() = body::full(bytes);
+    }
+    response
+}
+
+fn no_message() -> Status {
+    Status::not_acceptable(&["application/json", "application/yaml"])
+}
+
+fn render(form: Form, resource: &Resource, value: &Value) -> Result<Bytes, Status> {
     match form.media {
         Media::Json => Ok(Bytes::from(value.to_string())),
         Media::Yaml => serde_saphyr::to_string(value).map(Bytes::from).map_err(Status::internal),
+        Media::Protobuf => protobuf::document(resource, value).map(Bytes::from).ok_or_else(no_message),
     }
 }
 

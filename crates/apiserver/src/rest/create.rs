@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fairway_objects::decode;
 use fairway_objects::document::{self, Document};
 use fairway_objects::registry::{BuiltinKind, Registry};
 use fairway_objects::status::Status;
@@ -24,7 +23,7 @@ const NAMES_MAX: usize = 8;
 impl Call<'_> {
     pub(super) async fn create_from(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let options = self.write_options("CreateOptions")?;
-        let decoded = decode::decode(&self.resource.object, self.content_type(), body, options.validation)?;
+        let decoded = self.decode_written("", body, options.validation)?;
         if !self.resource.is_stored() {
             return self.review(decoded.object).await;
         }

@@ -44,9 +44,9 @@ impl Call<'_> {
     pub(super) async fn list(&self) -> Result<Response<Body>, Status> {
         let form = self.form()?;
         let options = ListOptions::parse(self.query, false)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?;
+        let selection = Selection::parse(&self.served, &self.target.namespace, &options)?;
         let page = self.page(&options, &selection).await?;
-        answer::list(form, &self.resource, page.objects, &page.metadata, self.query, &self.headers)
+        answer::list(form, &self.served, page.objects, &page.metadata, self.query, &self.headers)
     }
 
     /// The objects that a list, or a part of it, shows.

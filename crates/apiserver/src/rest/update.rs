@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fairway_objects::convert;
 use fairway_objects::decode::{self, Decoded, FieldValidation};
 use fairway_objects::document::{self, Document};
 use fairway_objects::field::{FieldError, Path};
@@ -32,11 +33,7 @@ impl Call<'_> {
         body: &Bytes,
     ) -> Result<Response<Body>, Status> {
         let options = self.write_options("UpdateOptions")?;
-        let object_type = match self.resource.subresource(part) {
-            Some(part) => &part.object,
-            None => &self.resource.object,
-        };
-        let decoded = decode::decode(object_type, self.content_type(), body, options.validation)?;
+        let decoded = self.decode_written(part, body, options.validation)?;
         self.check_address(name, &decoded.object)?;
         let absent = self.api.store.state().object(&self.collection, &self.key(name)).is_none();
         if absent
@@ -90,15 +87,14 @@ impl Call<'_> {
             ));
         }
         let document = patch::parse(body)?;
-        let schema = match self.resource.subresource(part) {
-            Some(part) => &part.object,
-            None => &self.resource.object,
-        };
+        let object_type = self.served.subresource(part).map_or(&self.served.object, |part| &part.object);
         let apply = |base: &Value| {
-            let patched = patch::apply(patch_type, &schema.schema, base, &document)?;
-            let normalized = decode::normalize(schema, patched, options.validation)?;
+            let base = convert::served(&self.served, base);
+            let patched = patch::apply(patch_type, &object_type.schema, &base, &document)?;
+            let normalized = decode::normalize(object_type, patched, options.validation)?;
             self.check_address(name, &normalized.object)?;
-            Ok::<_, Status>(normalized)
+            let object = convert::stored(&self.served, normalized.object);
+            Ok::<_, Status>(Decoded { object, ..normalized })
         };
         let change = |current: &Value| match part {
             "scale" => self.with_scale(current, &apply(&scale::read(&self.resource, current))?.object),

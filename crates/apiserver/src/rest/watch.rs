@@ -17,7 +17,6 @@ use fairway_objects::registry::Verb;
 use fairway_objects::status::Status;
 use futures::stream;
 use http::Response;
-use serde_json::json;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -48,7 +47,7 @@ impl Call<'_> {
         self.allowed(Verb::Watch)?;
         let form = self.form()?;
         let options = ListOptions::parse(self.query, true)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?.named(name);
+        let selection = Selection::parse(&self.served, &self.target.namespace, &options)?.named(name);
         let watching = self.api.metrics.watch()?;
         let seconds = options
             .timeout_seconds
@@ -59,7 +58,7 @@ impl Call<'_> {
         let log = self.api.store.log(&self.collection);
         let mut stream = Stream {
             api: Arc::clone(self.api),
-            encoder: Encoder::new(Arc::clone(&self.resource), form.shape, answer::include(self.query)?),
+            encoder: Encoder::new(Arc::clone(&self.served), form, answer::include(self.query)?),
             newest: log.subscribe(),
             catalogs: self.api.catalogs.subscribe(),
             pulse: self.api.pulses.begin(Arc::clone(&log), self.hang_up.clone()),
@@ -85,7 +84,7 @@ impl Call<'_> {
             stream.pulse.handed_over(stream.at);
             Some((piece, stream))
         });
-        Ok(body::respond(200, form.content_type(), body::stream(pieces)))
+        Ok(body::respond(200, form.stream_content_type(), body::stream(pieces)))
     }
 }
 
@@ -259,8 +258,8 @@ impl Stream {
     }
 
     fn fail(&mut self, status: &Status) {
-        let line = format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}));
-        self.queue(Bytes::from(line));
+        let line = self.encoder.error(status);
+        self.queue(line);
         self.ended = true;
     }
 }

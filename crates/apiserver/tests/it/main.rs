@@ -11,6 +11,7 @@ mod auth;
 mod custom;
 mod documents;
 mod kubectl;
+mod protobuf;
 mod restart;
 mod server;
 mod streams;

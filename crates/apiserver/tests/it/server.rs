@@ -37,8 +37,12 @@ pub(crate) struct Identity {
 }
 
 impl Pki {
-    fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("fw-apiserver-pki-").tempdir().unwrap();
+    pub(crate) fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    pub(crate) fn new_in(base: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("fw-apiserver-pki-").tempdir_in(base).unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "fairway-ca");
@@ -103,13 +107,14 @@ impl Running {
         Self { pki, admin, address, run_dir, state, stop: Some(stop), task }
     }
 
-    fn config(pki: &Pki, state: &Path) -> Config {
+    pub(crate) fn config(pki: &Pki, state: &Path) -> Config {
         Config {
             state_dir: state.join("store"),
             run_dir: state.join("run"),
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             advertise: "127.0.0.1:0".parse().unwrap(),
             service_range: "10.96.0.0/16".parse().unwrap(),
+            secondary_service_range: None,
             node_port_range: 30000..=32767,
             tls: TlsFiles {
                 certificate: pki.path("server.crt"),
@@ -230,6 +235,16 @@ impl Client {
         content_type: &str,
         body: &str,
     ) -> Response<Incoming> {
+        self.send_bytes(method, path, content_type, body.as_bytes().to_vec()).await
+    }
+
+    pub(crate) async fn send_bytes(
+        &mut self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Response<Incoming> {
         let mut request = Request::builder().method(method).uri(path).header("host", "test");
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
@@ -238,7 +253,7 @@ impl Client {
             request = request.header(*name, value);
         }
         self.sender.ready().await.unwrap();
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
         tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await.unwrap().unwrap()
     }
 

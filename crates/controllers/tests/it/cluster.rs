@@ -252,6 +252,7 @@ async fn launch(directory: &Path, listen: SocketAddr) -> (SocketAddr, (oneshot::
         listen: vec![listen],
         advertise: listen,
         service_range: "10.96.0.0/16".parse().unwrap(),
+        secondary_service_range: None,
         node_port_range: 30000..=32767,
         tls: TlsFiles {
             certificate: directory.join("server.crt"),

@@ -171,6 +171,16 @@ impl Message<'_> {
                 message.field(field, number, wire, out)?;
             }
         }
+        // Lists and maps have no message of their own: an empty one that must be given looks like none.
+        let required = structure.fields().iter().filter(|field| field.required && path.is_empty());
+        for field in required.filter(|field| field.tag.numbers().len() == 1) {
+            let empty = match field.ty {
+                Type::List(_) => Value::Array(Vec::new()),
+                Type::Map(_) => Value::Object(Map::new()),
+                Type::Scalar(_) | Type::Struct(_) => continue,
+            };
+            out.entry(&*field.name).or_insert(empty);
+        }
         Ok(())
     }
 

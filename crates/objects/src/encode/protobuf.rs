@@ -38,9 +38,17 @@ pub fn document(resource: &Resource, document: &Value) -> Option<Vec<u8>> {
     Some(envelope(document.text(&["apiVersion"]), kind, &message))
 }
 
-/// An object of a known type in its envelope.
-pub fn object(object_type: &ObjectType, object: &Value) -> Vec<u8> {
-    envelope(&object_type.api_version(), &object_type.kind, &object_message(object_type, object))
+/// The list of these objects in its envelope; `metadata` is that of the list.
+pub fn list<'a>(
+    resource: &Resource,
+    items: impl IntoIterator<Item = &'a Value>,
+    metadata: &Value,
+) -> Option<Vec<u8>> {
+    let mut message = list_head(metadata)?;
+    for item in items {
+        write_bytes(2, &object_message(&resource.object, item), &mut message);
+    }
+    Some(envelope(&resource.api_version(), &resource.list_kind, &message))
 }
 
 /// A `Status` of meta.k8s.io/v1 in its envelope.
@@ -94,12 +102,17 @@ fn metadata_only(object: &Value) -> Option<Vec<u8>> {
 }
 
 fn list_message(list: &Value, item: impl Fn(&Value) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    let schema = Schema::builtin(&format!("{META}ListMeta"))?;
-    let mut out = Vec::new();
-    write_bytes(1, &message(&schema, list.at(&["metadata"])), &mut out);
+    let mut out = list_head(list.at(&["metadata"]))?;
     for object in list.list(&["items"]) {
         write_bytes(2, &item(object)?, &mut out);
     }
+    Some(out)
+}
+
+fn list_head(metadata: &Value) -> Option<Vec<u8>> {
+    let schema = Schema::builtin(&format!("{META}ListMeta"))?;
+    let mut out = Vec::new();
+    write_bytes(1, &message(&schema, metadata), &mut out);
     Some(out)
 }
 
@@ -294,10 +307,9 @@ mod tests {
     fn an_object_is_in_the_envelope() {
         let config_map =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
-        let want = b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x0f\x0a\x03\x0a\x01a\x12\x08\x0a\x01k\x12\x03v\0\0";
-        let got = document(resource("", "configmaps"), &config_map).unwrap();
-        assert_eq!(&got[..25], &want[..25]);
-        assert!(got.ends_with(b"\x0a\x03\x0a\x01a\x12\x06\x0a\x01k\x12\x01v"), "{got:?}");
+        let want =
+            b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x0d\x0a\x03\x0a\x01a\x12\x06\x0a\x01k\x12\x01v";
+        assert_eq!(document(resource("", "configmaps"), &config_map).unwrap(), want);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::custom::publish;
 use crate::document::{Document, Object};
 use crate::registry::{ObjectType, Resource, delete_options};
-use crate::schema::{Field, ListTopology, PatchStrategy, Scalar, Schema, Struct, Type, Types};
+use crate::schema::{Field, ListTopology, PatchStrategy, Scalar, Schema, Struct, Type, Types, texts};
 
 const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -153,11 +153,19 @@ fn named_scalar(scalar: Scalar) -> Option<(&'static str, Value)> {
 fn structure_schema(types: &Types, structure: &Struct) -> Value {
     let mut properties = Object::new();
     for field in structure.fields() {
-        properties.insert(field.name.to_string(), field_schema(types, field));
+        let mut property = field_schema(types, field);
+        if let Some(text) = texts::of_field(structure.short_name(), &field.name) {
+            property = beside_reference(property);
+            property.put(&["description"], text);
+        }
+        properties.insert(field.name.to_string(), property);
     }
     let required: Vec<&str> =
         structure.fields().iter().filter(|field| field.required).map(|field| &*field.name).collect();
     let mut schema = json!({"type": "object", "properties": properties});
+    if let Some(text) = texts::of_type(structure.short_name()) {
+        schema.put(&["description"], text);
+    }
     if !required.is_empty() {
         schema.put(&["required"], required);
     }
@@ -177,15 +185,17 @@ fn field_schema(types: &Types, field: &Field) -> Value {
         PatchStrategy::Merge { key, retain_keys: false } => ("merge", Some(key)),
         PatchStrategy::Merge { key, retain_keys: true } => ("merge,retainKeys", Some(key)),
     };
-    // Whatever stands beside a reference is ignored, so the reference goes one level down.
-    if schema.get("$ref").is_some() {
-        schema = json!({"allOf": [schema]});
-    }
+    schema = beside_reference(schema);
     schema.put(&["x-kubernetes-patch-strategy"], strategy);
     if let Some(key) = key {
         schema.put(&["x-kubernetes-patch-merge-key"], &**key);
     }
     schema
+}
+
+/// Whatever stands beside a reference is ignored, so the reference goes one level down.
+fn beside_reference(schema: Value) -> Value {
+    if schema.get("$ref").is_some() { json!({"allOf": [schema]}) } else { schema }
 }
 
 fn type_schema(types: &Types, ty: &Type) -> Value {

@@ -166,6 +166,7 @@ mod tests {
             definitions["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"],
             json!({
                 "$ref": "#/definitions/io.k8s.api.apps.v1.DeploymentStrategy",
+                "description": "How old pods are replaced by new ones.",
                 "x-kubernetes-patch-strategy": "retainKeys",
             })
         );

@@ -5,10 +5,10 @@ use serde_json::Value;
 use super::{Printer, age, int, labels, number, or_none, selector, text, wide};
 use crate::document::{self, Document};
 
-/// Names and images of the containers in the template.
-fn containers(object: &Value) -> [Value; 2] {
+/// Names and images of the containers of a template.
+pub(super) fn containers(template: &Value) -> [Value; 2] {
     let list = |field: &str| {
-        let containers = object.list(&["spec", "template", "spec", "containers"]).iter();
+        let containers = template.list(&["spec", "containers"]).iter();
         containers.map(|container| container.text(&[field])).collect::<Vec<_>>().join(",").into()
     };
     [list("name"), list("image")]
@@ -31,7 +31,7 @@ pub(super) const DEPLOYMENT: Printer = Printer {
         wide("Selector"),
     ],
     cells: |object, now| {
-        let [names, images] = containers(object);
+        let [names, images] = containers(object.at(&["spec", "template"]));
         vec![
             document::name(object).into(),
             ready(object),
@@ -70,7 +70,7 @@ pub(super) const REPLICA_SET: Printer = Printer {
         wide("Selector"),
     ],
     cells: |object, now| {
-        let [names, images] = containers(object);
+        let [names, images] = containers(object.at(&["spec", "template"]));
         let of_labels = object.has(&["spec", "selector", "matchLabels"])
             || object.has(&["spec", "selector", "matchExpressions"]);
         let select = if of_labels { selector } else { labels };
@@ -90,7 +90,7 @@ pub(super) const REPLICA_SET: Printer = Printer {
 pub(super) const STATEFUL_SET: Printer = Printer {
     columns: &[text("Name"), text("Ready"), text("Age"), wide("Containers"), wide("Images")],
     cells: |object, now| {
-        let [names, images] = containers(object);
+        let [names, images] = containers(object.at(&["spec", "template"]));
         vec![document::name(object).into(), ready(object), age(object, now), names, images]
     },
 };
@@ -110,7 +110,7 @@ pub(super) const DAEMON_SET: Printer = Printer {
         wide("Selector"),
     ],
     cells: |object, now| {
-        let [names, images] = containers(object);
+        let [names, images] = containers(object.at(&["spec", "template"]));
         vec![
             document::name(object).into(),
             int(object, &["status", "desiredNumberScheduled"]),

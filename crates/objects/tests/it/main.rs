@@ -5,6 +5,7 @@
 mod custom;
 mod gateway_api;
 mod laws;
+mod messages;
 mod type_tables;
 
 /// A file or folder of the reference data, which lies beside the repository and is not part of it; without it there is nothing to compare with.

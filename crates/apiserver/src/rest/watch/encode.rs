@@ -4,26 +4,29 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairway_objects::convert;
+use fairway_objects::encode::protobuf;
 use fairway_objects::registry::Resource;
+use fairway_objects::status::Status;
 use fairway_objects::table::IncludeObject;
 use serde_json::{Value, json};
 
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{Form, Media, Shape};
 use crate::rest::selection::Selection;
 use crate::rest::{answer, present};
 use crate::store::{Event, EventType, Object};
 
-/// Events as lines.
+/// Events as lines of JSON or frames of protobuf.
 pub(super) struct Encoder {
     resource: Arc<Resource>,
+    media: Media,
     shape: Shape,
     include: IncludeObject,
     columns_sent: bool,
 }
 
 impl Encoder {
-    pub(super) fn new(resource: Arc<Resource>, shape: Shape, include: IncludeObject) -> Self {
-        Self { resource, shape, include, columns_sent: false }
+    pub(super) fn new(resource: Arc<Resource>, form: Form, include: IncludeObject) -> Self {
+        Self { resource, media: form.media, shape: form.shape, include, columns_sent: false }
     }
 
     /// Goes on as another version of the resource, after its definition changed.
@@ -52,11 +55,10 @@ impl Encoder {
         };
         let as_stored =
             self.resource.custom().is_none_or(|custom| custom.shows_as_stored(event.object.revision()));
+        let shared = kind == event.kind() && as_stored && self.is_stored_text();
         match self.shape {
-            Shape::Whole if kind == event.kind() && as_stored => Some(event.line()),
-            Shape::Metadata if kind == event.kind() => {
-                Some(event.metadata_line(|event| self.line(kind, &event.object)))
-            }
+            Shape::Whole if shared => Some(event.line()),
+            Shape::Metadata if shared => Some(event.metadata_line(|event| self.line(kind, &event.object))),
             _ => Some(self.line(kind, &event.object)),
         }
     }
@@ -65,11 +67,35 @@ impl Encoder {
         let shown = present::present(&self.resource, object);
         let object = shown.as_ref().unwrap_or(object);
         let shaped = match self.shape {
+            Shape::Whole if !self.is_stored_text() => {
+                let document = object.document();
+                return self.document(kind.as_str(), &convert::served(&self.resource, &document));
+            }
             Shape::Whole => return crate::store::event_line(kind.as_str(), object.json()),
             Shape::Metadata => convert::partial_metadata(&object.document()),
             Shape::Table(version) => self.table(version, &object.document()),
         };
-        crate::store::event_line(kind.as_str(), shaped.to_string().as_bytes())
+        self.document(kind.as_str(), &shaped)
+    }
+
+    /// Whether whole objects are sent as the text that they are stored as.
+    fn is_stored_text(&self) -> bool {
+        self.media != Media::Protobuf && !convert::is_converted(&self.resource)
+    }
+
+    /// A line of JSON, or a frame of protobuf.
+    fn document(&self, kind: &str, document: &Value) -> Bytes {
+        if self.media == Media::Protobuf
+            && let Some(object) = protobuf::document(&self.resource, document)
+        {
+            return Bytes::from(protobuf::watch_frame(kind, &object));
+        }
+        crate::store::event_line(kind, document.to_string().as_bytes())
+    }
+
+    /// Why the watch ends.
+    pub(super) fn error(&self, status: &Status) -> Bytes {
+        self.document("ERROR", &status.to_value())
     }
 
     /// One row; the columns come with the first.
@@ -102,6 +128,6 @@ impl Encoder {
                 })
             }
         };
-        crate::store::event_line("BOOKMARK", object.to_string().as_bytes())
+        self.document("BOOKMARK", &object)
     }
 }
