@@ -162,7 +162,15 @@ impl Catalog {
                 Route::OpenApiIndex => (
                     "openapi".to_owned(),
                     "application/json",
-                    Box::new(move || text(Some(openapi::index(registry)))),
+                    Box::new(move || {
+                        let hash = |group: &str, version: &str| {
+                            let name = format!("openapi {group}/{version}");
+                            let make = || text(openapi::v3(registry, group, version));
+                            let document = self.document(&name, make)?;
+                            Some(document.tag.trim_matches('"').to_owned())
+                        };
+                        text(Some(openapi::index(registry, hash)))
+                    }),
                 ),
                 Route::OpenApi { group, version } => (
                     format!("openapi {group}/{version}"),
@@ -178,13 +186,13 @@ impl Catalog {
     }
 
     fn document(&self, name: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Arc<Document>> {
-        let mut known = self.documents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(document) = known.get(name) {
+        // Not held while a document is made: the index asks for the others.
+        let lock = || self.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(document) = lock().get(name) {
             return Some(Arc::clone(document));
         }
         let document = Arc::new(Document::new(make()?));
-        known.insert(name.to_owned(), Arc::clone(&document));
-        Some(document)
+        Some(Arc::clone(lock().entry(name.to_owned()).or_insert(document)))
     }
 }
 

@@ -103,6 +103,51 @@ async fn the_commands_of_every_day_work() {
 }
 
 #[tokio::test]
+async fn custom_resources_are_like_any_other() {
+    let server = Running::start().await;
+    let run = async |arguments: &str, input: &str| {
+        kubectl(&server, arguments, input)
+            .await
+            .unwrap_or_else(|error| panic!("kubectl {arguments}: {error}"))
+    };
+    let definition = crate::custom::definition().to_string();
+    let applied = run("apply -f -", &definition).await;
+    assert_eq!(applied, "customresourcedefinition.apiextensions.k8s.io/widgets.shop.example.com created\n");
+    let waited = run("wait --for=condition=Established --timeout=20s crd/widgets.shop.example.com", "").await;
+    assert!(waited.contains("condition met"), "{waited}");
+    let widget =
+        "apiVersion: shop.example.com/v1\nkind: Widget\nmetadata: {name: a}\nspec: {size: 3, replicas: 1}\n";
+    assert_eq!(run("apply -f -", widget).await, "widget.shop.example.com/a created\n");
+    assert_eq!(run("apply -f -", widget).await, "widget.shop.example.com/a unchanged\n");
+    let larger = widget.replace("size: 3", "size: 4");
+    let difference = kubectl(&server, "diff -f -", &larger).await.unwrap_err();
+    assert!(difference.contains("+  size: 4"), "{difference}");
+    assert_eq!(run("apply -f -", &larger).await, "widget.shop.example.com/a configured\n");
+    let table = run("get wd", "").await;
+    let mut lines = table.lines();
+    assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["NAME", "SIZE", "AGE"]);
+    assert!(lines.next().unwrap().starts_with("a      4"), "{table}");
+    assert!(run("get widgets -o wide", "").await.contains("COLOR"));
+    assert!(run("get all", "").await.contains("widget.shop.example.com/a"));
+    assert!(run("explain widget.spec", "").await.contains("size"));
+    assert!(run("explain widget.spec.parts", "").await.contains("count"));
+    assert!(run("scale widget a --replicas=5", "").await.contains("scaled"));
+    assert_eq!(run("get widget a -o jsonpath={.spec.replicas}", "").await, "5");
+    let patched = run(r#"patch widget a --type=merge -p {"spec":{"color":"green"}}"#, "").await;
+    assert!(patched.contains("patched"), "{patched}");
+    assert!(
+        run("get widgets.v1beta1.shop.example.com a -o yaml", "").await.contains("shop.example.com/v1beta1")
+    );
+    let error = kubectl(&server, "apply -f -", &widget.replace("size", "sise")).await.unwrap_err();
+    assert!(error.contains("unknown field \"spec.sise\""), "{error}");
+    assert!(run("delete widget a", "").await.contains("deleted"));
+    assert!(run("delete crd widgets.shop.example.com", "").await.contains("deleted"));
+    let error = kubectl(&server, "get widgets", "").await.unwrap_err();
+    // It remembers what there was, so it asks for it.
+    assert!(error.contains("the server could not find the requested resource"), "{error}");
+}
+
+#[tokio::test]
 async fn mistakes_are_told_by_kubectl() {
     let server = Running::start().await;
     let unknown = MANIFESTS.replace("selector: {app: web}, ports", "selectr: {app: web}, ports");

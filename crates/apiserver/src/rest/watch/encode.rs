@@ -53,11 +53,11 @@ impl Encoder {
                 return Some(self.line(EventType::Deleted, &old));
             }
         };
-        let shared = kind == event.kind() && self.is_stored_text();
         let as_stored =
             self.resource.custom().is_none_or(|custom| custom.shows_as_stored(event.object.revision()));
+        let shared = kind == event.kind() && as_stored && self.is_stored_text();
         match self.shape {
-            Shape::Whole if shared && as_stored => Some(event.line()),
+            Shape::Whole if shared => Some(event.line()),
             Shape::Metadata if shared => Some(event.metadata_line(|event| self.line(kind, &event.object))),
             _ => Some(self.line(kind, &event.object)),
         }
