@@ -6,13 +6,14 @@ mod apply;
 mod bind;
 mod create;
 mod delete;
+mod present;
 mod read;
 mod review;
 mod selection;
 mod stream;
 mod token;
 mod update;
-mod watch;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use fairway_objects::status::{Qualified, Status};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::admit::{self, Attributes, Operation, Warnings};
 use crate::auth::User;
@@ -47,6 +49,8 @@ pub(crate) struct Call<'a> {
     pub(crate) query: &'a Query,
     pub(crate) collection: Collection,
     pub(crate) headers: HeaderMap,
+    /// Ends the connection of the request.
+    pub(crate) hang_up: CancellationToken,
 }
 
 /// What a write may be told beside its object.
@@ -89,7 +93,8 @@ pub(crate) async fn handle(
     }
     let collection = Collection::new(resource.group(), &resource.plural);
     let headers = request.headers().clone();
-    let call = Call { api, user, resource, target, query, collection, headers };
+    let hang_up = request.extensions().get::<CancellationToken>().cloned().unwrap_or_default();
+    let call = Call { api, user, resource, target, query, collection, headers, hang_up };
     match (&target.name, &target.subresource) {
         (Some(name), Some(subresource)) => call.subresource(name, subresource, request).await,
         (Some(name), None) => call.one(name, request).await,
@@ -148,9 +153,15 @@ impl Call<'_> {
         }
         let method = request.method().clone();
         match (subresource, method.as_str()) {
-            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
-            ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
-            ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "GET" | "HEAD") => {
+                self.get_part(name, subresource)
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize" | "finalize", "PUT") => {
+                self.update_from(name, subresource, request).await
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "PATCH") => {
+                self.patch_from(name, subresource, request).await
+            }
             ("binding" | "eviction" | "token", "POST") => {
                 let decoded = self.decode(&known.object, &body::read(request.into_body()).await?)?;
                 let (object, warnings) = self.admit_question(name, subresource, decoded).await?;
@@ -298,6 +309,8 @@ impl Call<'_> {
         object: &crate::store::Object,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
+        let shown = present::present(&self.resource, object);
+        let object = shown.as_ref().unwrap_or(object);
         let mut response = answer::object(code, self.form()?, &self.resource, object, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)

@@ -65,6 +65,9 @@ pub(crate) fn api_server(arguments: &RoleArgs) -> ExitCode {
                 client_authority: files.ca().certificate,
             },
             service_account_key: files.service_account_key(),
+            definitions: fairway_apiserver::gateway_api::definitions(
+                fairway_apiserver::gateway_api::Channel::Standard,
+            ),
         };
         Ok(fairway_apiserver::run(config, shutdown.requested()).await?)
     })

@@ -11,6 +11,7 @@ use crate::document::Document;
 use crate::registry::ObjectType;
 use crate::status::Status;
 
+mod custom;
 mod protobuf;
 mod scalar;
 mod walk;
@@ -64,6 +65,9 @@ pub fn decode(
     body: &[u8],
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
+    if let Some(custom) = &object_type.custom {
+        return custom::decode(object_type, custom, content_type, body, validation);
+    }
     match content_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => json(object_type, body, validation),
         "application/yaml" => yaml(object_type, body, validation),
@@ -86,6 +90,9 @@ pub fn normalize(
     if !is_shallow(&document, DEPTH_MAX) {
         return Err(unrecognized(object_type, "json: exceeded max depth"));
     }
+    if let Some(custom) = &object_type.custom {
+        return custom::normalize(object_type, custom, document, validation);
+    }
     let mut findings = Findings::default();
     let walked = Walk::root(&object_type.schema, &mut findings).deserialize(document);
     finish(object_type, walked.map_err(|error| error.to_string()), findings, validation)
@@ -95,6 +102,11 @@ pub fn normalize(
 pub(crate) fn canonical(object_type: &ObjectType, document: Value) -> Result<Value, Status> {
     if !is_shallow(&document, DEPTH_MAX) {
         return Err(unrecognized(object_type, "json: exceeded max depth"));
+    }
+    if object_type.custom.is_some() {
+        // What comes out of the merge is checked by the tree of the definition; defaults are not stated.
+        check_type(object_type, &document)?;
+        return Ok(document);
     }
     let mut findings = Findings { keep_zeros: true, ..Findings::default() };
     let walked = Walk::root(&object_type.schema, &mut findings).deserialize(document);
@@ -131,15 +143,22 @@ fn json(object_type: &ObjectType, body: &[u8], validation: FieldValidation) -> R
 }
 
 fn yaml(object_type: &ObjectType, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {
+    normalize(object_type, yaml_document(object_type, body, validation)?, validation)
+}
+
+fn yaml_document(
+    object_type: &ObjectType,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<Value, Status> {
     let text = std::str::from_utf8(body).map_err(|error| unrecognized(object_type, &error.to_string()))?;
     let policy = match validation {
         FieldValidation::Strict => serde_saphyr::DuplicateKeyPolicy::Error,
         FieldValidation::Ignore | FieldValidation::Warn => serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
     let options = serde_saphyr::options! { duplicate_keys: policy };
-    let document = serde_saphyr::from_str_with_options::<Value>(text, options)
-        .map_err(|error| unrecognized(object_type, &format!("yaml: {error}")))?;
-    normalize(object_type, document, validation)
+    serde_saphyr::from_str_with_options::<Value>(text, options)
+        .map_err(|error| unrecognized(object_type, &format!("yaml: {error}")))
 }
 
 /// Checks what the walk found; fills in `apiVersion` and `kind`.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use crate::custom::Custom;
 use crate::schema::{Schema, Text};
 use crate::status::Qualified;
 
@@ -24,6 +25,8 @@ pub struct ObjectType {
     pub kind: Text,
     /// Its fields.
     pub schema: Schema,
+    /// What a definition says of it; built-in kinds have none.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl ObjectType {
@@ -193,13 +196,19 @@ impl Resource {
     }
 
     /// The text of a `Warning: 299` header for whoever uses a kind that is on its way out.
-    pub fn deprecation(&self) -> Option<&'static str> {
+    pub fn deprecation(&self) -> Option<&str> {
         match self.builtin {
+            None => self.custom()?.deprecation.as_deref(),
             Some(BuiltinKind::Endpoints) => {
                 Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
             }
             _ => None,
         }
+    }
+
+    /// What its definition says of it, if it is a custom resource.
+    pub fn custom(&self) -> Option<&Arc<Custom>> {
+        self.object.custom.as_ref()
     }
 
     /// Whether status is written apart from the rest.
@@ -228,12 +237,18 @@ impl Registry {
     /// replaced.
     #[must_use]
     pub fn with(&self, more: impl IntoIterator<Item = Resource>) -> Registry {
+        self.with_shared(more.into_iter().map(Arc::new))
+    }
+
+    /// The same, for resources that other registries have too.
+    #[must_use]
+    pub fn with_shared(&self, more: impl IntoIterator<Item = Arc<Resource>>) -> Registry {
         let mut resources = self.resources.clone();
         for new in more {
             resources.retain(|old| {
                 (old.group(), old.version(), &old.plural) != (new.group(), new.version(), &new.plural)
             });
-            resources.push(Arc::new(new));
+            resources.push(new);
         }
         resources.sort_by(|a, b| discovery_order(a).cmp(&discovery_order(b)));
         let (mut by_plural, mut by_kind) = (HashMap::new(), HashMap::new());
@@ -280,6 +295,11 @@ impl Registry {
     pub fn of_version(&self, group: &str, version: &str) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.iter().filter(move |other| other.group() == group && other.version() == version)
     }
+}
+
+/// What is read and written at `scale`.
+pub(crate) fn scale() -> Option<&'static ObjectType> {
+    Some(&Registry::builtin().kind("apps", "v1", "Deployment")?.subresource("scale")?.object)
 }
 
 /// Kinds that are no resource but travel as objects.

@@ -7,7 +7,7 @@ use fairway_objects::convert::{self, ListMeta};
 use fairway_objects::registry::Resource;
 use fairway_objects::status::Status;
 use fairway_objects::table::{self, IncludeObject};
-use http::{HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub(crate) fn object(
         Form { media: Media::Json, shape: Shape::Whole } => {
             Ok(body::respond(code, form.content_type(), body::full(object.json().clone())))
         }
-        _ => value(code, form, resource, object.value(), query),
+        _ => value(code, form, resource, &object.document(), query),
     }
 }
 
@@ -76,55 +76,101 @@ pub(crate) fn rows<'a>(
     table
 }
 
-/// A list of objects.
+/// A list of objects, compressed when it is long and the client can read it so.
 pub(crate) fn list(
+    form: Form,
+    resource: &Arc<Resource>,
+    objects: Vec<Arc<Object>>,
+    metadata: &ListMeta,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, Status> {
+    let Form { media: Media::Json, shape: Shape::Whole } = form else {
+        let bytes = list_value(form, resource, &objects, metadata, query)?;
+        let response = body::respond(200, form.content_type(), body::full(Bytes::new()));
+        return Ok(body::compress(headers, response, bytes));
+    };
+    let pieces = ListText::new(resource, objects, metadata);
+    if pieces.len <= body::GZIP_BYTES_MIN {
+        let bytes: Vec<Bytes> = pieces.collect();
+        return Ok(body::respond(200, form.content_type(), body::full(bytes.concat())));
+    }
+    Ok(body::respond_long(form.content_type(), headers, pieces))
+}
+
+fn list_value(
     form: Form,
     resource: &Resource,
     objects: &[Arc<Object>],
     metadata: &ListMeta,
     query: &Query,
-) -> Result<(Response<Body>, Bytes), Status> {
-    let values = objects.iter().map(|object| object.value());
-    let bytes = match form {
-        Form { media: Media::Json, shape: Shape::Whole } => list_text(resource, objects, metadata),
-        Form { shape: Shape::Whole, .. } => {
-            let list = convert::list(resource, values.cloned(), metadata);
-            render(form, &list)?
-        }
-        Form { shape: Shape::Metadata, .. } => {
-            render(form, &convert::partial_metadata_list(values, metadata))?
-        }
-        Form { shape: Shape::Table(version), .. } => {
-            render(form, &rows(resource, values, version, &metadata.to_value(), include(query)?, true))?
-        }
+) -> Result<Bytes, Status> {
+    let documents: Vec<_> = objects.iter().map(|object| object.document()).collect();
+    let values = documents.iter().map(AsRef::as_ref);
+    let list = match form.shape {
+        Shape::Whole => convert::list(resource, values.cloned(), metadata),
+        Shape::Metadata => convert::partial_metadata_list(values, metadata),
+        Shape::Table(version) => rows(resource, values, version, &metadata.to_value(), include(query)?, true),
     };
-    Ok((body::respond(200, form.content_type(), body::full(Bytes::new())), bytes))
+    render(form, &list)
 }
 
-/// A list put together from the texts that the objects already have. Items of built-in kinds carry no type.
-fn list_text(resource: &Resource, objects: &[Arc<Object>], metadata: &ListMeta) -> Bytes {
-    let head = format!(
-        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        resource.list_kind,
-        resource.api_version(),
-        metadata.to_value()
-    );
-    let capacity = head.len() + 2 + objects.iter().map(|object| object.json().len() + 1).sum::<usize>();
-    let mut text = Vec::with_capacity(capacity);
-    text.extend_from_slice(head.as_bytes());
-    for (index, object) in objects.iter().enumerate() {
-        if index > 0 {
-            text.push(b',');
-        }
-        if resource.builtin.is_some() {
-            text.push(b'{');
-            text.extend_from_slice(object.members());
-        } else {
-            text.extend_from_slice(object.json());
-        }
+/// A piece of a list's text is at least this long, except the last.
+const PIECE_BYTES_MIN: usize = 64 << 10;
+
+/// The text of a list, put together piece by piece from the texts that the objects already have: a list of any length takes the memory of
+/// one piece. Items of built-in kinds carry no type.
+struct ListText {
+    resource: Arc<Resource>,
+    head: Option<String>,
+    objects: std::vec::IntoIter<Arc<Object>>,
+    first: bool,
+    /// About how long it is.
+    len: usize,
+}
+
+impl ListText {
+    fn new(resource: &Arc<Resource>, objects: Vec<Arc<Object>>, metadata: &ListMeta) -> Self {
+        let head = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            resource.list_kind,
+            resource.api_version(),
+            metadata.to_value()
+        );
+        let len = head.len() + objects.iter().map(|object| object.json().len()).sum::<usize>();
+        let objects = objects.into_iter();
+        Self { resource: Arc::clone(resource), head: Some(head), objects, first: true, len }
     }
-    text.extend_from_slice(b"]}");
-    Bytes::from(text)
+}
+
+impl Iterator for ListText {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let mut text = Vec::with_capacity(self.len.min(PIECE_BYTES_MIN + (4 << 10)));
+        if let Some(head) = self.head.take() {
+            text.extend_from_slice(head.as_bytes());
+        } else if self.len == 0 {
+            return None;
+        }
+        while text.len() < PIECE_BYTES_MIN {
+            let Some(object) = self.objects.next() else {
+                text.extend_from_slice(b"]}");
+                self.len = 0;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                text.push(b',');
+            }
+            if self.resource.builtin.is_some() {
+                text.push(b'{');
+                text.extend_from_slice(object.members());
+            } else {
+                text.extend_from_slice(object.json());
+            }
+        }
+        Some(Bytes::from(text))
+    }
 }
 
 fn text(code: u16, form: Form, value: &Value) -> Result<Response<Body>, Status> {

@@ -139,10 +139,12 @@ impl Call<'_> {
             admit::settle(txn, &resource);
             Ok::<_, Refusal>(outcome)
         });
-        deleted.await.map_err(|error| match Refusal::from(error) {
+        let outcome = deleted.await.map_err(|error| match Refusal::from(error) {
             Refusal::Final(status) => status,
             Refusal::Stale => Status::internal("a delete cannot be stale"),
-        })
+        })?;
+        self.follow_definitions();
+        Ok(outcome)
     }
 
     pub(super) async fn delete_collection(&self, options: DeleteOptions) -> Result<Response<Body>, Status> {
@@ -166,8 +168,7 @@ impl Call<'_> {
         }
         let metadata =
             ListMeta { resource_version: self.api.store.state().revision(), ..ListMeta::default() };
-        let (response, bytes) = answer::list(form, &self.resource, &deleted, &metadata, self.query)?;
-        Ok(body::compress(&self.headers, response, bytes))
+        answer::list(form, &self.resource, deleted, &metadata, self.query, &self.headers)
     }
 
     /// Deletes a pod with its own grace: what an eviction does.

@@ -13,7 +13,7 @@ use http::Response;
 use serde_json::Value;
 
 use super::apply::Owners;
-use super::{Call, Refusal, TRIES_MAX, WriteOptions};
+use super::{Call, Refusal, TRIES_MAX, WriteOptions, present};
 use crate::admit::{self, Operation, Warnings};
 use crate::http::body::Body;
 use crate::http::query;
@@ -51,7 +51,8 @@ impl Call<'_> {
             return self.answer_created(options, &created, &[decoded.warnings, warnings].concat());
         }
         let conditional = !decoded.object.text(&["metadata", "resourceVersion"]).is_empty();
-        if part.is_empty() && !conditional && !self.resource.unconditional_update {
+        let whole = part.is_empty() || part == "status" && self.resource.custom().is_some();
+        if whole && !conditional && !self.resource.unconditional_update {
             let error = FieldError::invalid(
                 &Path::new("metadata").field("resourceVersion"),
                 0,
@@ -121,9 +122,10 @@ impl Call<'_> {
             let state = self.api.store.state();
             let current =
                 Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
-            let decoded = change(current.value())?;
+            let shown = present::shared(&self.resource, &current);
+            let decoded = change(shown.value())?;
             let (admitted, warnings) =
-                self.admit_update(name, part, decoded.object, &current, options, Owners::Track).await?;
+                self.admit_update(name, part, decoded.object, &shown, options, Owners::Track).await?;
             match self.replace(&key, admitted, current, options).await {
                 Ok(object) => return Ok(Changed { object, warnings: [decoded.warnings, warnings].concat() }),
                 Err(Refusal::Final(status)) => return Err(status),
@@ -184,6 +186,7 @@ impl Call<'_> {
         current: Arc<Object>,
         options: WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
+        present::to_stored(&self.resource, &mut new);
         let finished = super::delete::is_finished(&new);
         if !finished && strategy::is_no_op(&new, current.value()) {
             return Ok(current);
@@ -204,7 +207,9 @@ impl Call<'_> {
             admit::settle(txn, &resource);
             Ok(stored)
         });
-        Ok(stored.await?)
+        let stored = stored.await?;
+        self.follow_definitions();
+        Ok(stored)
     }
 
     /// The object in a body must be the one in the path.
@@ -226,7 +231,7 @@ impl Call<'_> {
 
     fn with_scale(&self, current: &Value, scale: &Value) -> Result<Decoded, Status> {
         let mut object = current.clone();
-        scale::write(&mut object, scale);
+        scale::write(&self.resource, &mut object, scale);
         decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
     }
 

@@ -9,6 +9,7 @@
 
 mod apply;
 mod auth;
+mod custom;
 mod documents;
 mod kubectl;
 mod restart;

@@ -117,6 +117,7 @@ impl Running {
                 client_authority: pki.path("ca.crt"),
             },
             service_account_key: pki.path("sa.key"),
+            definitions: Vec::new(),
         }
     }
 

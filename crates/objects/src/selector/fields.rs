@@ -145,6 +145,10 @@ fn check_field(resource: &Resource, field: &str) -> Result<(), Status> {
     if field == "metadata.name" || field == "metadata.namespace" {
         return Ok(());
     }
+    let custom = resource.custom().into_iter().flat_map(|custom| &custom.selectable);
+    if custom.map(|(name, _)| name).any(|name| name == field) {
+        return Ok(());
+    }
     match resource.builtin.map(offered) {
         Some(Some(fields)) if fields.contains(&field) => Ok(()),
         None | Some(Some(_)) => Err(Status::bad_request(format!("field label not supported: {field}"))),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Errors, IMMUTABLE, document, invalid_all, labels};
+use super::{Errors, IMMUTABLE, document, invalid_all, labels, service_range};
 use crate::document::Document;
 use crate::field::{FieldError, Path};
 use crate::names;
@@ -27,6 +27,7 @@ pub(super) fn object(resource: &Resource, object: &Value, errors: &mut Errors) {
                 | BuiltinKind::Role
                 | BuiltinKind::RoleBinding,
             ) => names::path_segment(name),
+            Some(BuiltinKind::IPAddress) => service_range::address_name(name),
             _ => names::dns_subdomain(name),
         };
         invalid_all(&METADATA.field("name"), name, messages, errors);
@@ -38,7 +39,7 @@ pub(super) fn object(resource: &Resource, object: &Value, errors: &mut Errors) {
         (false, "") => {}
         (false, _) => errors.push(FieldError::forbidden(&namespace, "not allowed on this type")),
     }
-    common(object, errors);
+    common(resource, object, errors);
 }
 
 /// Metadata of a changed object.
@@ -64,11 +65,13 @@ pub(super) fn update(resource: &Resource, new: &Value, old: &Value, errors: &mut
         }
     }
     if resource.is_stored() {
-        common(new, errors);
+        common(resource, new, errors);
     }
 }
 
-fn common(object: &Value, errors: &mut Errors) {
+fn common(resource: &Resource, object: &Value, errors: &mut Errors) {
+    // Extensions have finalizers of plain names, theirs among them.
+    let plain_allowed = matches!(resource.builtin, None | Some(BuiltinKind::CustomResourceDefinition));
     labels(object.at(&["metadata", "labels"]), &METADATA.field("labels"), errors);
     annotations(object, errors);
     owners(object, errors);
@@ -78,7 +81,7 @@ fn common(object: &Value, errors: &mut Errors) {
         let messages = names::qualified_name(finalizer);
         let plain =
             !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
-        if messages.is_empty() && plain {
+        if messages.is_empty() && plain && !plain_allowed {
             let message = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid(&path, finalizer, message));
         }
