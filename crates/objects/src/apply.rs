@@ -245,11 +245,17 @@ pub fn track(resource: &Resource, old: Option<&Value>, new: &mut Value, author: 
 }
 
 /// The entries that a request leaves before what it changed is counted; canonical, as stored ones are.
-fn entries_after_request(old: Option<&Value>, new: &Value, subresource: &str) -> Vec<Value> {
+fn entries_after_request(old: Option<&Value>, new: &mut Value, subresource: &str) -> Vec<Value> {
     let path = ["metadata", "managedFields"];
     let stored = old.map(|old| old.list(&path)).unwrap_or_default();
     let given = new.list(&path);
-    if given.is_empty() || given == stored || !subresource.is_empty() {
+    if given == stored {
+        return match new.take_at(&path) {
+            Some(Value::Array(entries)) => entries,
+            _ => Vec::new(),
+        };
+    }
+    if given.is_empty() || !subresource.is_empty() {
         return stored.to_vec();
     }
     if matches!(given, [entry] if entry.as_object().is_some_and(document::Object::is_empty)) {

@@ -103,6 +103,11 @@ pub(crate) fn canonical(object_type: &ObjectType, document: Value) -> Result<Val
     if !is_shallow(&document, DEPTH_MAX) {
         return Err(unrecognized(object_type, "json: exceeded max depth"));
     }
+    if object_type.custom.is_some() {
+        // What comes out of the merge is checked by the tree of the definition; defaults are not stated.
+        check_type(object_type, &document)?;
+        return Ok(document);
+    }
     let mut findings = Findings { keep_zeros: true, ..Findings::default() };
     let walked = Walk::root(&object_type.schema, &mut findings).deserialize(document);
     let walked = walked.map_err(|error| error.to_string());

@@ -6,7 +6,7 @@
 //! that no table can say (defaults, validation, what an update may change) are functions per kind.
 //!
 //! The life of a write, as an API server calls it:
-//! 1. [`decode::decode`] the body, or [`patch`] the stored object and [`decode::normalize`] the result;
+//! 1. [`decode::decode`] the body, or [`patch`] the stored object and [`decode::normalize`] the result, or [`apply::apply()`];
 //! 2. [`strategy::prepare_for_create`] or [`strategy::prepare_for_update`], admission, [`defaults::apply`];
 //! 3. [`validate::create`] or [`validate::update`]; 4. [`allocate::service`]; 5. store.
 //!

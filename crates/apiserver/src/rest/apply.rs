@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::update::Changed;
-use super::{Call, Refusal, TRIES_MAX, WriteOptions};
+use super::{Call, Refusal, TRIES_MAX, WriteOptions, present};
 use crate::http::body::Body;
 
 /// Most bytes of the name of a field manager.
@@ -50,9 +50,10 @@ impl Call<'_> {
                 }
             };
             let author = self.author(part);
-            let new = apply::apply(&self.resource, Some(current.value()), &config, &author, force)?;
+            let shown = present::shared(&self.resource, &current);
+            let new = apply::apply(&self.resource, Some(shown.value()), &config, &author, force)?;
             let (admitted, warnings) =
-                self.admit_update(name, part, new, &current, options, Owners::Known).await?;
+                self.admit_update(name, part, new, &shown, options, Owners::Known).await?;
             match self.replace(&key, admitted, current, options).await {
                 Ok(object) => return self.answer_part(part, &Changed { object, warnings }),
                 Err(Refusal::Final(status)) => return Err(status),

@@ -175,6 +175,12 @@ async fn requests_to_apply_are_checked() {
     let same =
         client.apply(&format!("{MAPS}/a"), "fieldManager=m", &with(json!({"name": "a", "uid": uid}))).await;
     assert_eq!(same.code, 200, "{same:?}");
+}
+
+#[tokio::test]
+async fn only_apply_may_force_and_configurations_may_be_yaml() {
+    let server = Running::start().await;
+    let mut client = server.client().await;
     let force = client.merge(&format!("{MAPS}/a?force=true"), &json!({})).await;
     assert_eq!(
         force.message(),

@@ -76,9 +76,16 @@ impl Diff {
     }
 
     fn insert(&mut self, element: &PathElement, inner: Diff) {
-        self.added.below.insert(element.clone(), inner.added);
-        self.modified.below.insert(element.clone(), inner.modified);
-        self.removed.below.insert(element.clone(), inner.removed);
+        let parts = [
+            (&mut self.added, inner.added),
+            (&mut self.modified, inner.modified),
+            (&mut self.removed, inner.removed),
+        ];
+        for (part, inner) in parts {
+            if !inner.is_empty() {
+                part.below.insert(element.clone(), inner);
+            }
+        }
     }
 
     fn of(place: Place<'_>, old: &Value, new: &Value) -> Diff {

@@ -42,6 +42,7 @@ pub(super) fn all_of(place: Place<'_>, value: &Value) -> Branch {
     let mut below = FieldSet::default();
     match (place.shape, value) {
         (Shape::Struct(_) | Shape::Map(_) | Shape::Deduced, Value::Object(entries)) => {
+            below = FieldSet::with_capacity(entries.len());
             for (name, value) in entries {
                 let (inner, field) = place.child(name);
                 below.insert(field_element(field, name), all_of(inner, value));

@@ -95,9 +95,12 @@ impl<'a> Place<'a> {
         let mut text = String::with_capacity(32);
         for (name, value) in entries {
             text.push(if text.is_empty() { '{' } else { ',' });
-            text.push_str(&Value::from(name).to_string());
+            push_json(&mut text, name);
             text.push(':');
-            text.push_str(&value.to_string());
+            match &*value {
+                Value::String(value) => push_json(&mut text, value),
+                value => text.push_str(&value.to_string()),
+            }
         }
         text.push_str(if text.is_empty() { "{}" } else { "}" });
         PathElement::Key(text)
@@ -108,6 +111,17 @@ impl<'a> Place<'a> {
         let Type::Struct(item) = list.item else { return None };
         let default = self.types.get(item).field(key)?.key_default.as_deref()?;
         Some(default.into())
+    }
+}
+
+/// Writes a string as JSON; most need no escapes.
+fn push_json(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&Value::from(text).to_string());
     }
 }
 

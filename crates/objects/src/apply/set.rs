@@ -85,6 +85,11 @@ impl FieldSet {
     /// The set without paths.
     pub const EMPTY: FieldSet = FieldSet { branches: Vec::new() };
 
+    /// An empty set with room for this many branches.
+    pub(super) fn with_capacity(branches: usize) -> FieldSet {
+        FieldSet { branches: Vec::with_capacity(branches) }
+    }
+
     /// Whether no path is in the set.
     pub fn is_empty(&self) -> bool {
         self.branches.is_empty()

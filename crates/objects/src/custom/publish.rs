@@ -37,9 +37,10 @@ pub fn schema(tree: &Node, name: &str) -> Schema {
 fn fields(builder: &mut Builder, node: &Node, name: &str) -> Vec<Field> {
     let fields = node.properties.iter().map(|(field, child)| {
         let ty = ty(builder, child, &format!("{name}.{field}"));
-        let published = schema::field(Cow::Owned(field.clone()), ty, node.checks.required.contains(field));
-        let default = child.default.as_ref().and_then(serde_json::Value::as_str);
-        Field { key_default: default.map(|text| Cow::Owned(text.to_owned())), ..published }
+        let key_default =
+            child.default.as_ref().and_then(Value::as_str).map(|text| Cow::Owned(text.to_owned()));
+        let field = schema::field(Cow::Owned(field.clone()), ty, node.checks.required.contains(field));
+        Field { key_default, ..field }
     });
     fields.collect()
 }
