@@ -55,6 +55,8 @@ pub(crate) struct ContainerView {
     /// Shown when there is no log yet.
     pub waiting: String,
     pub tty: bool,
+    /// Its input ends with the first client that attaches to it.
+    pub stdin_once: bool,
 }
 
 /// A pod as the kubelet API needs it.

@@ -20,6 +20,25 @@ const FOLLOW_POLL: Duration = Duration::from_millis(50);
 /// Bytes of one entry with its head.
 const ENTRY_BYTES_MAX: usize = 32 << 10;
 
+/// Which of a container's streams a reader wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LogStream {
+    #[default]
+    All,
+    Stdout,
+    Stderr,
+}
+
+impl LogStream {
+    fn has(self, tag: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Stdout => tag == "stdout",
+            Self::Stderr => tag == "stderr",
+        }
+    }
+}
+
 /// What a reader wants (the parameters of `pods/log`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogQuery {
@@ -29,6 +48,7 @@ pub(crate) struct LogQuery {
     pub tail_lines: Option<u64>,
     pub since: Option<Timestamp>,
     pub limit_bytes: Option<u64>,
+    pub stream: LogStream,
 }
 
 impl LogQuery {
@@ -44,6 +64,14 @@ impl LogQuery {
                 "timestamps" => query.timestamps = flag(),
                 "tailLines" => query.tail_lines = Some(number()?),
                 "limitBytes" => query.limit_bytes = Some(number()?),
+                "stream" => {
+                    query.stream = match value.as_str() {
+                        "" | "All" => LogStream::All,
+                        "Stdout" => LogStream::Stdout,
+                        "Stderr" => LogStream::Stderr,
+                        _ => return Err(format!("{name}={value:?} is none of All, Stdout, Stderr")),
+                    };
+                }
                 "sinceSeconds" => {
                     let secs = i64::try_from(number()?).unwrap_or(i64::MAX);
                     query.since =
@@ -64,6 +92,7 @@ impl LogQuery {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry<'a> {
     time: &'a str,
+    stream: &'a str,
     complete: bool,
     text: &'a [u8],
 }
@@ -71,9 +100,9 @@ struct Entry<'a> {
 fn parse_entry(line: &[u8]) -> Option<Entry<'_>> {
     let mut parts = line.splitn(4, |&byte| byte == b' ');
     let time = std::str::from_utf8(parts.next()?).ok()?;
-    let _stream = parts.next()?;
+    let stream = std::str::from_utf8(parts.next()?).ok()?;
     let complete = parts.next()? == b"F";
-    Some(Entry { time, complete, text: parts.next()? })
+    Some(Entry { time, stream, complete, text: parts.next()? })
 }
 
 /// Turns entries into what the reader sees.
@@ -92,7 +121,8 @@ impl Renderer {
 
     /// The text of one entry (without its end of line in the file); empty when it is not wanted.
     fn render(&mut self, line: &[u8]) -> Vec<u8> {
-        let Some(entry) = parse_entry(line) else { return Vec::new() };
+        let wanted = |entry: &Entry<'_>| self.query.stream.has(entry.stream);
+        let Some(entry) = parse_entry(line).filter(wanted) else { return Vec::new() };
         let too_old = |since: &Timestamp| entry.time.parse::<Timestamp>().is_ok_and(|time| time < *since);
         if self.query.since.as_ref().is_some_and(too_old) {
             return Vec::new();
@@ -322,6 +352,11 @@ mod tests {
                 name: "since",
                 given: LogQuery { since: time("2026-01-02T03:04:08Z"), ..all.clone() },
                 want: "three\n",
+            },
+            Case {
+                name: "one stream",
+                given: LogQuery { stream: LogStream::Stderr, ..all.clone() },
+                want: "two\n",
             },
             Case { name: "limit", given: LogQuery { limit_bytes: Some(7), ..all.clone() }, want: "zero\non" },
             Case {

@@ -1,9 +1,10 @@
 //! The kubelet API on a unix socket: logs, exec, attach, port-forward. Who may ask is decided by the API server in front.
 
-mod channels;
 mod exec;
 mod forward;
-mod spdy;
+mod remote;
+mod upgrade;
+mod windows;
 
 use std::convert::Infallible;
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -38,11 +39,24 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) struct Refused {
     status: StatusCode,
     message: String,
+    header: Option<(HeaderName, String)>,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), header: None }
+    }
+
+    /// With a header that lists `words`.
+    pub(super) fn with(self, name: HeaderName, words: &[&str]) -> Self {
+        Self { header: Some((name, words.join(","))), ..self }
+    }
+
+    fn into_response(self) -> Response<Body> {
+        let mut response = text(self.status, self.message);
+        let header = self.header.and_then(|(name, value)| Some((name, value.parse().ok()?)));
+        response.headers_mut().extend(header);
+        response
     }
 }
 
@@ -74,7 +88,7 @@ pub(crate) fn serve(socket: &Path, context: Arc<Context>, shutdown: Shutdown) ->
 }
 
 async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    Ok(route(&context, request).await.unwrap_or_else(|refused| text(refused.status, refused.message)))
+    Ok(route(&context, request).await.unwrap_or_else(Refused::into_response))
 }
 
 pub(super) fn text(status: StatusCode, message: impl Into<Bytes>) -> Response<Body> {

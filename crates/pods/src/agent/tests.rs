@@ -1,6 +1,7 @@
 //! Pods as data, driven through the whole runtime: real namespaces, real processes, no API server.
 
 mod forward;
+mod old_kubectl;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -405,6 +405,7 @@ impl Worker {
                 started,
                 waiting,
                 tty: container.tty == Some(true),
+                stdin_once: container.stdin == Some(true) && container.stdin_once == Some(true),
             };
             Some((container.name.clone(), view))
         };
