@@ -1,192 +1,120 @@
-//! Built-in admission: what the server adds to or refuses in new objects because of other objects.
+//! Admission: what the server adds to a write, or refuses it for, because of other objects.
+//!
+//! The stages of a write, each one call, in the order of Kubernetes:
+//!
+//! | stage | where |
+//! |---|---|
+//! | decode, or patch and normalize | `rest::create`, `rest::update` |
+//! | what the server decides about the request | `objects::strategy` |
+//! | [`mutate`]: built-in admission, defaults, webhooks | here |
+//! | validation of the schema | `objects::validate` |
+//! | [`validate`]: policies, webhooks | here |
+//! | [`reserve`]: what other writes could take away meanwhile | here, in the transaction |
+//!
+//! Policies and webhooks may take time and ask others, so these stages run beside the traffic; without any they cost one atomic load.
 
-use fairway_objects::document::{self, Document};
-use fairway_objects::registry::{BuiltinKind, Resource};
-use fairway_objects::status::{Qualified, Status};
-use serde_json::{Value, json};
+mod builtin;
 
-use crate::store::{Collection, Key, State};
+use std::sync::Arc;
 
-/// Where pods find their account.
-const ACCOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Lifetime of the token in it; the odd number marks tokens that the server mounts by itself.
-const ACCOUNT_TOKEN_SECONDS: u32 = 3607;
-/// How long pods stay on a node that is not ready.
-const TOLERATION_SECONDS: u32 = 300;
+use fairway_objects::registry::{BuiltinKind, ObjectType, Resource};
+use fairway_objects::status::Status;
+use fairway_objects::{allocate, defaults};
+use serde_json::Value;
 
-/// Completes a new object from the state around it, or refuses it.
-pub(crate) fn create(
-    resource: &Resource,
+use crate::auth::User;
+use crate::http::query::Query;
+use crate::server::Api;
+use crate::store::{Key, Txn};
+
+/// What to tell the client beside the answer.
+pub(crate) type Warnings = Vec<String>;
+
+/// What a request does to its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// A new object.
+    Create,
+    /// Another content for an object.
+    Update,
+    /// The end of an object.
+    Delete,
+}
+
+/// A write as admission sees it, apart from the object.
+#[expect(dead_code, reason = "webhooks and policies are told all of it")]
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes<'a> {
+    /// Who asks.
+    pub(crate) user: &'a User,
+    /// For what.
+    pub(crate) operation: Operation,
+    /// Of which resource.
+    pub(crate) resource: &'a Arc<Resource>,
+    /// "" for the object itself.
+    pub(crate) subresource: &'a str,
+    /// What the admitted object is: for a subresource with a kind of its own, that one.
+    pub(crate) object_type: &'a ObjectType,
+    /// "" for an object whose name is not known yet.
+    pub(crate) name: &'a str,
+    /// "" for objects of the cluster.
+    pub(crate) namespace: &'a str,
+    /// Whether nothing will be stored.
+    pub(crate) dry_run: bool,
+    /// The options of the request as they were sent.
+    pub(crate) query: &'a Query,
+}
+
+impl Attributes<'_> {
+    /// Whether what is admitted is the object that will be stored, and neither a question about it nor its end.
+    fn is_write_of_object(&self) -> bool {
+        self.operation != Operation::Delete && !matches!(self.subresource, "binding" | "eviction" | "token")
+    }
+}
+
+/// Completes an object: built-in admission, defaults, mutating webhooks. `old` is what it replaces.
+pub(crate) async fn mutate(
+    api: &Arc<Api>,
+    attributes: &Attributes<'_>,
     object: &mut Value,
-    state: &State,
-    random: u64,
+    _old: Option<&Value>,
+) -> Result<Warnings, Status> {
+    let resource = attributes.resource;
+    if attributes.operation == Operation::Create && attributes.subresource.is_empty() {
+        builtin::create(resource, object, &api.store.state(), rand::random())?;
+    }
+    if attributes.is_write_of_object() {
+        defaults::apply(resource, object);
+        return Ok(builtin::warnings(resource));
+    }
+    Ok(Warnings::new())
+}
+
+/// Asks whoever may refuse a valid object: policies, then validating webhooks.
+#[expect(clippy::unused_async, reason = "webhooks are asked here")]
+pub(crate) async fn validate(
+    _api: &Arc<Api>,
+    _attributes: &Attributes<'_>,
+    _object: &Value,
+    _old: Option<&Value>,
+) -> Result<Warnings, Status> {
+    Ok(Warnings::new())
+}
+
+/// The last look, in the writer's order: the namespace takes new objects, addresses and ports are free. Completes what is allocated.
+pub(crate) fn reserve(
+    api: &Api,
+    txn: &Txn,
+    resource: &Resource,
+    key: &Key,
+    new: &mut Value,
+    old: Option<&Value>,
 ) -> Result<(), Status> {
-    match resource.builtin {
-        Some(BuiltinKind::Pod) => {
-            service_account(object, state, random)?;
-            tolerations(object);
-            priority(object)
-        }
-        Some(BuiltinKind::Ingress) => {
-            ingress_class(object, state);
-            Ok(())
-        }
-        _ => Ok(()),
+    if old.is_none() && resource.is_namespaced() {
+        builtin::namespace_accepts(txn.state(), resource, key)?;
     }
-}
-
-/// What to tell whoever writes this kind.
-pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
-    match resource.builtin {
-        Some(BuiltinKind::Endpoints) => {
-            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// NamespaceLifecycle: nothing new in a namespace that is absent or going.
-pub(crate) fn namespace_accepts(state: &State, resource: &Resource, key: &Key) -> Result<(), Status> {
-    let namespaces = Collection::new("", "namespaces");
-    let Some(namespace) = state.object(&namespaces, &Key::new("", key.namespace())) else {
-        return Err(Status::not_found(Qualified { group: "", name: "namespaces" }, key.namespace()));
-    };
-    if document::is_terminating(namespace.value()) {
-        return Err(Status::namespace_terminating(resource.qualified(), key.name(), key.namespace()));
+    if resource.builtin == Some(BuiltinKind::Service) {
+        allocate::service(new, old, &api.ranges, txn.state().allocations().used(), rand::random())?;
     }
     Ok(())
-}
-
-/// ServiceAccount: every pod has one, and finds its token, its authority and its namespace in a volume.
-fn service_account(pod: &mut Value, state: &State, random: u64) -> Result<(), Status> {
-    let mut name = pod.text(&["spec", "serviceAccountName"]).to_owned();
-    if name.is_empty() {
-        name = pod.text(&["spec", "serviceAccount"]).to_owned();
-    }
-    if name.is_empty() {
-        "default".clone_into(&mut name);
-    }
-    let namespace = document::namespace(pod).to_owned();
-    let accounts = Collection::new("", "serviceaccounts");
-    let Some(account) = state.object(&accounts, &Key::new(&namespace, &name)) else {
-        let why =
-            format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
-        return Err(Status::forbidden(Qualified { group: "", name: "pods" }, document::name(pod), &why));
-    };
-    pod.put(&["spec", "serviceAccountName"], name.as_str());
-    pod.put(&["spec", "serviceAccount"], name.as_str());
-    let pull_secrets = account.value().at(&["imagePullSecrets"]);
-    if !pull_secrets.is_null() {
-        pod.put_default(&["spec", "imagePullSecrets"], pull_secrets.clone());
-    }
-    let wanted = pod.at(&["spec", "automountServiceAccountToken"]).as_bool();
-    let wanted = wanted.or_else(|| account.value().at(&["automountServiceAccountToken"]).as_bool());
-    if wanted.unwrap_or(true) {
-        mount_account(pod, random);
-    }
-    Ok(())
-}
-
-fn mount_account(pod: &mut Value, random: u64) {
-    let volumes = pod.list(&["spec", "volumes"]);
-    let known = volumes.iter().map(|volume| volume.text(&["name"]));
-    let known = known.filter(|name| name.starts_with("kube-api-access-")).map(str::to_owned).next();
-    let volume = known.clone().unwrap_or_else(|| format!("kube-api-access-{}", suffix(random)));
-    let mount = json!({"name": volume, "readOnly": true, "mountPath": ACCOUNT_PATH});
-    let mut mounted = false;
-    for list in ["initContainers", "containers"] {
-        for container in pod.list_mut(&["spec", list]) {
-            let mounts = container.list(&["volumeMounts"]);
-            if mounts.iter().any(|mount| mount.text(&["mountPath"]).trim_end_matches('/') == ACCOUNT_PATH) {
-                continue;
-            }
-            push(container, &["volumeMounts"], mount.clone());
-            mounted = true;
-        }
-    }
-    if mounted && known.is_none() {
-        push(pod, &["spec", "volumes"], account_volume(&volume));
-    }
-}
-
-fn account_volume(name: &str) -> Value {
-    let namespace =
-        json!({"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}});
-    json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
-        {"serviceAccountToken": {"expirationSeconds": ACCOUNT_TOKEN_SECONDS, "path": "token"}},
-        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-        {"downwardAPI": {"items": [namespace]}},
-    ]}})
-}
-
-/// DefaultTolerationSeconds.
-fn tolerations(pod: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = pod.list(&["spec", "tolerations"]).iter().any(|toleration| {
-            let for_key = matches!(toleration.text(&["key"]), "") || toleration.text(&["key"]) == key;
-            for_key && matches!(toleration.text(&["effect"]), "" | "NoExecute")
-        });
-        if !tolerated {
-            let toleration = json!({
-                "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
-            });
-            push(pod, &["spec", "tolerations"], toleration);
-        }
-    }
-}
-
-/// Priority: the two classes that every cluster has.
-fn priority(pod: &mut Value) -> Result<(), Status> {
-    let class = pod.text(&["spec", "priorityClassName"]);
-    let priority = match class {
-        "" => 0,
-        "system-cluster-critical" => 2_000_000_000,
-        "system-node-critical" => 2_000_001_000,
-        other => {
-            let why = format!("no PriorityClass with name {other} was found");
-            return Err(Status::forbidden(Qualified { group: "", name: "pods" }, document::name(pod), &why));
-        }
-    };
-    pod.put(&["spec", "priority"], priority);
-    pod.put_default(&["spec", "preemptionPolicy"], "PreemptLowerPriority");
-    Ok(())
-}
-
-/// DefaultIngressClass: of several defaults the newest, then the first by name.
-fn ingress_class(ingress: &mut Value, state: &State) {
-    let named = ingress.has(&["spec", "ingressClassName"])
-        || document::annotation(ingress, "kubernetes.io/ingress.class").is_some();
-    if named {
-        return;
-    }
-    let classes = state.objects(&Collection::new("networking.k8s.io", "ingressclasses"));
-    let defaults = classes.values().map(|class| class.value()).filter(|class| {
-        document::annotation(class, "ingressclass.kubernetes.io/is-default-class") == Some("true")
-    });
-    let created = |class: &Value| class.text(&["metadata", "creationTimestamp"]).to_owned();
-    let newest =
-        defaults.min_by_key(|class| (std::cmp::Reverse(created(class)), document::name(class).to_owned()));
-    if let Some(class) = newest {
-        ingress.put(&["spec", "ingressClassName"], document::name(class));
-    }
-}
-
-/// Appends to a list, making it when absent.
-fn push(object: &mut Value, path: &[&str], item: Value) {
-    match object.at_mut(path).and_then(Value::as_array_mut) {
-        Some(list) => list.push(item),
-        None => object.put(path, json!([item])),
-    }
-}
-
-/// Five characters of the alphabet of generated names.
-fn suffix(mut random: u64) -> String {
-    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut text = String::with_capacity(5);
-    for _ in 0..5 {
-        let index = usize::try_from(random % ALPHABET.len() as u64).unwrap_or(0);
-        text.push(ALPHABET.get(index).copied().map_or('b', char::from));
-        random /= ALPHABET.len() as u64;
-    }
-    text
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_objects::document::{self, Document};
+use fairway_objects::registry::Registry;
 use fairway_objects::status::Status;
 use fairway_objects::strategy::{self, Creation};
 use fairway_objects::{allocate, defaults};
@@ -15,6 +16,20 @@ use crate::store::{Collection, CommitError, Keep, Key, Txn};
 
 /// Namespaces that are always there.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease", "fairway-system"];
+
+/// Classes of pods that come before all others: name, priority, what it is for.
+const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
 
 /// The account that pods have when they name none.
 pub(crate) fn default_account() -> Value {
@@ -41,6 +56,18 @@ impl Api {
                 let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
                 api.ensure(txn, "", "namespaces", "", namespace, &[])?;
             }
+            for (name, value, description) in PRIORITY_CLASSES {
+                let class = json!({
+                    "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+                    "value": value, "description": description,
+                });
+                api.ensure(txn, "scheduling.k8s.io", "priorityclasses", "", class, &[])?;
+            }
+            let range = json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+                "spec": {"cidrs": [api.ranges.service.to_string()]},
+            });
+            api.ensure(txn, "networking.k8s.io", "servicecidrs", "", range, &["spec"])?;
             let namespaces = txn.state().objects(&Collection::new("", "namespaces"));
             for (key, namespace) in &namespaces {
                 if !document::is_terminating(namespace.value()) {
@@ -65,7 +92,7 @@ impl Api {
         mut object: Value,
         fields: &[&str],
     ) -> Result<(), Status> {
-        let Some(resource) = self.registry.resource(group, "v1", plural) else { return Ok(()) };
+        let Some(resource) = Registry::builtin().resource(group, "v1", plural) else { return Ok(()) };
         let (collection, key) =
             (Collection::new(group, plural), Key::new(namespace, document::name(&object)));
         let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();

@@ -20,6 +20,7 @@ mod admit;
 mod allocations;
 pub mod auth;
 mod boot;
+mod catalog;
 mod discovery;
 pub mod http;
 mod metrics;
@@ -34,6 +35,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use fairway_objects::allocate::Ranges;
 use fairway_objects::registry::Registry;
 use ipnet::Ipv4Net;
@@ -141,8 +143,7 @@ impl Server {
         }
         let api = Arc::new(Api {
             store,
-            registry: Arc::clone(Registry::builtin()),
-            documents: discovery::Documents::default(),
+            catalog: ArcSwap::from_pointee(catalog::Catalog::new(Arc::clone(Registry::builtin()))),
             ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
             keys,
             authorizer: auth::authorize::Authorizer::FixedRoles,

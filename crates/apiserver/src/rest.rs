@@ -25,6 +25,7 @@ use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::Value;
 
+use crate::admit::{self, Attributes, Operation, Warnings};
 use crate::auth::User;
 use crate::http::body::{self, Body};
 use crate::http::negotiate::{self, Form};
@@ -79,7 +80,8 @@ pub(crate) async fn handle(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Status> {
-    let resource = api.registry.resource(&target.group, &target.version, &target.resource);
+    let catalog = api.catalog.load_full();
+    let resource = catalog.registry.resource(&target.group, &target.version, &target.resource);
     let resource = Arc::clone(resource.ok_or_else(Status::resource_not_found)?);
     if !target.namespace.is_empty() && !resource.is_namespaced() {
         return Err(Status::resource_not_found());
@@ -148,17 +150,16 @@ impl Call<'_> {
             ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
             ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
             ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
-            ("binding", "POST") => {
-                let binding = self.decode(&known.object, &body::read(request.into_body()).await?)?;
-                self.bind(name, &binding.object).await
-            }
-            ("eviction", "POST") => {
-                let eviction = self.decode(&known.object, &body::read(request.into_body()).await?)?;
-                self.evict(name, &eviction.object).await
-            }
-            ("token", "POST") => {
-                let request = self.decode(&known.object, &body::read(request.into_body()).await?)?;
-                self.token(name, request.object)
+            ("binding" | "eviction" | "token", "POST") => {
+                let decoded = self.decode(&known.object, &body::read(request.into_body()).await?)?;
+                let (object, warnings) = self.admit_question(name, subresource, decoded).await?;
+                let mut response = match subresource {
+                    "binding" => self.bind(name, &object).await,
+                    "eviction" => self.evict(name, &object).await,
+                    _ => self.token(name, object),
+                }?;
+                answer::warn(&mut response, &warnings);
+                Ok(response)
             }
             ("log", "GET") => self.log(name).await,
             ("exec" | "attach" | "portforward", "GET" | "POST") => {
@@ -166,6 +167,21 @@ impl Call<'_> {
             }
             _ => Err(Status::method_not_allowed()),
         }
+    }
+
+    /// The stages of what is posted to a subresource and is not stored itself.
+    async fn admit_question(
+        &self,
+        name: &str,
+        subresource: &str,
+        decoded: Decoded,
+    ) -> Result<(Value, Warnings), Status> {
+        let (mut object, mut warnings) = (decoded.object, decoded.warnings);
+        let options = self.write_options("CreateOptions")?;
+        let attributes = self.attributes(Operation::Create, subresource, name, options);
+        warnings.extend(admit::mutate(self.api, &attributes, &mut object, None).await?);
+        warnings.extend(admit::validate(self.api, &attributes, &object, None).await?);
+        Ok((object, warnings))
     }
 
     async fn update_from(
@@ -250,6 +266,28 @@ impl Call<'_> {
             return Err(invalid(FieldError::too_long(&Path::new("fieldManager"), 128)));
         }
         Ok(WriteOptions { keep, validation })
+    }
+
+    /// What admission is told about a write.
+    pub(crate) fn attributes<'b>(
+        &'b self,
+        operation: Operation,
+        subresource: &'b str,
+        name: &'b str,
+        options: WriteOptions,
+    ) -> Attributes<'b> {
+        let part = self.resource.subresource(subresource);
+        Attributes {
+            user: self.user,
+            operation,
+            resource: &self.resource,
+            subresource,
+            object_type: part.map_or(&self.resource.object, |part| &part.object),
+            name,
+            namespace: &self.target.namespace,
+            dry_run: options.keep == Keep::DryRun,
+            query: self.query,
+        }
     }
 
     /// The answer of one stored object.

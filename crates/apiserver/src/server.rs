@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use fairway_objects::Reason;
 use fairway_objects::allocate::Ranges;
 use fairway_objects::document;
-use fairway_objects::registry::Registry;
 use fairway_objects::status::{Details, Qualified, Status};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::authorize::{Action, Authorizer, ResourceAction};
 use crate::auth::token::{Claims, ISSUER, Keys, Reference};
 use crate::auth::{AUTHENTICATED, MASTERS, User};
-use crate::discovery::Documents;
+use crate::catalog::Catalog;
 use crate::http::body::{self, Body};
 use crate::http::listen::{Handle, Peer};
 use crate::http::query::Query;
@@ -34,8 +34,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Everything that answering needs.
 pub(crate) struct Api {
     pub(crate) store: Store,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) documents: Documents,
+    /// What is served now. A request takes it once and goes by that to its end.
+    pub(crate) catalog: ArcSwap<Catalog>,
     pub(crate) ranges: Ranges,
     pub(crate) keys: Keys,
     pub(crate) authorizer: Authorizer,
@@ -85,7 +85,9 @@ impl Handle for Front {
 
 /// Only names of the registry become labels.
 fn resource_label(api: &Api, target: &Target) -> String {
-    match (api.registry.resource(&target.group, &target.version, &target.resource), &target.subresource) {
+    let catalog = api.catalog.load();
+    let resource = catalog.registry.resource(&target.group, &target.version, &target.resource);
+    match (resource, &target.subresource) {
         (Some(resource), Some(part)) if resource.subresource(part).is_some() => {
             format!("{}/{part}", target.resource)
         }
@@ -226,7 +228,7 @@ impl Api {
                 &crate::auth::token::openid_configuration(&format!("https://{}", self.advertise)),
             ),
             Route::Jwks => body::json(200, &self.keys.jwks()),
-            Route::Root => body::json(200, &crate::discovery::root(&self.registry)),
+            Route::Root => body::json(200, &crate::discovery::root(&self.catalog.load().registry)),
             Route::CoreVersions
             | Route::Groups
             | Route::Group(_)
@@ -234,7 +236,7 @@ impl Api {
             | Route::Swagger
             | Route::OpenApiIndex
             | Route::OpenApi { .. } => {
-                self.documents.answer(&self.registry, &self.advertise.to_string(), route, headers)
+                self.catalog.load().answer(&self.advertise.to_string(), route, headers)
             }
             Route::Resource(_) | Route::Unknown => body::text(404, "404 page not found\n"),
         }

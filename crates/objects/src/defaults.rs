@@ -30,21 +30,38 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         Some(BuiltinKind::CronJob) => cron_job(object),
         Some(
             BuiltinKind::Binding
+            | BuiltinKind::ClusterRole
+            | BuiltinKind::ClusterRoleBinding
             | BuiltinKind::ConfigMap
             | BuiltinKind::ControllerRevision
+            | BuiltinKind::CustomResourceDefinition
             | BuiltinKind::Event
+            | BuiltinKind::IPAddress
             | BuiltinKind::Ingress
             | BuiltinKind::Lease
+            | BuiltinKind::LimitRange
             | BuiltinKind::LocalSubjectAccessReview
+            | BuiltinKind::MutatingWebhookConfiguration
             | BuiltinKind::Namespace
             | BuiltinKind::Node
+            | BuiltinKind::PersistentVolumeClaim
             | BuiltinKind::PodDisruptionBudget
+            | BuiltinKind::PodTemplate
+            | BuiltinKind::PriorityClass
+            | BuiltinKind::ResourceQuota
+            | BuiltinKind::Role
+            | BuiltinKind::RoleBinding
             | BuiltinKind::SelfSubjectAccessReview
             | BuiltinKind::SelfSubjectReview
             | BuiltinKind::SelfSubjectRulesReview
             | BuiltinKind::ServiceAccount
+            | BuiltinKind::ServiceCIDR
+            | BuiltinKind::StorageClass
             | BuiltinKind::SubjectAccessReview
-            | BuiltinKind::TokenReview,
+            | BuiltinKind::TokenReview
+            | BuiltinKind::ValidatingAdmissionPolicy
+            | BuiltinKind::ValidatingAdmissionPolicyBinding
+            | BuiltinKind::ValidatingWebhookConfiguration,
         )
         | None => {}
     }

@@ -20,6 +20,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod document;
 pub mod field;
+pub mod gateway_api;
 pub mod names;
 pub mod openapi;
 pub mod patch;

@@ -92,8 +92,12 @@ impl Verb {
 pub enum Generation {
     /// The kind has none.
     None,
+    /// It is 1, and grows only when the deletion begins.
+    Creation,
     /// When `spec` changes.
     Spec,
+    /// When anything but metadata and status changes.
+    Content,
     /// When anything but metadata and status, or a label, changes.
     ContentOrLabels,
 }

@@ -221,9 +221,9 @@ fn prepare_secret(new: &mut Value, old: &Value) {
 
 fn set_generation(resource: &Resource, new: &mut Value, old: &Value) {
     let grows = match resource.generation {
-        Generation::None => return,
+        Generation::None | Generation::Creation => return,
         Generation::Spec if resource.builtin.is_some() => new.at(&["spec"]) != old.at(&["spec"]),
-        Generation::Spec => content_changed(new, old),
+        Generation::Spec | Generation::Content => content_changed(new, old),
         Generation::ContentOrLabels => {
             content_changed(new, old) || new.at(&["metadata", "labels"]) != old.at(&["metadata", "labels"])
         }

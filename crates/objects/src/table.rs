@@ -111,15 +111,32 @@ fn printer(kind: Option<BuiltinKind>) -> Printer {
         Some(BuiltinKind::Lease) => cluster::LEASE,
         Some(
             BuiltinKind::Binding
+            | BuiltinKind::ClusterRole
+            | BuiltinKind::ClusterRoleBinding
             | BuiltinKind::CronJob
+            | BuiltinKind::CustomResourceDefinition
+            | BuiltinKind::IPAddress
             | BuiltinKind::Job
+            | BuiltinKind::LimitRange
             | BuiltinKind::LocalSubjectAccessReview
+            | BuiltinKind::MutatingWebhookConfiguration
+            | BuiltinKind::PersistentVolumeClaim
             | BuiltinKind::PodDisruptionBudget
+            | BuiltinKind::PodTemplate
+            | BuiltinKind::PriorityClass
+            | BuiltinKind::ResourceQuota
+            | BuiltinKind::Role
+            | BuiltinKind::RoleBinding
             | BuiltinKind::SelfSubjectAccessReview
             | BuiltinKind::SelfSubjectReview
             | BuiltinKind::SelfSubjectRulesReview
+            | BuiltinKind::ServiceCIDR
+            | BuiltinKind::StorageClass
             | BuiltinKind::SubjectAccessReview
-            | BuiltinKind::TokenReview,
+            | BuiltinKind::TokenReview
+            | BuiltinKind::ValidatingAdmissionPolicy
+            | BuiltinKind::ValidatingAdmissionPolicyBinding
+            | BuiltinKind::ValidatingWebhookConfiguration,
         )
         | None => GENERIC,
     }

@@ -97,19 +97,36 @@ fn content(resource: &Resource, object: &Value, errors: &mut Errors) {
         Some(BuiltinKind::Event) => config::event(object, errors),
         Some(
             BuiltinKind::Binding
+            | BuiltinKind::ClusterRole
+            | BuiltinKind::ClusterRoleBinding
             | BuiltinKind::CronJob
+            | BuiltinKind::CustomResourceDefinition
+            | BuiltinKind::IPAddress
             | BuiltinKind::Job
+            | BuiltinKind::LimitRange
             | BuiltinKind::LocalSubjectAccessReview
+            | BuiltinKind::MutatingWebhookConfiguration
             | BuiltinKind::Namespace
             | BuiltinKind::Node
+            | BuiltinKind::PersistentVolumeClaim
             | BuiltinKind::PodDisruptionBudget
+            | BuiltinKind::PodTemplate
+            | BuiltinKind::PriorityClass
             | BuiltinKind::ReplicationController
+            | BuiltinKind::ResourceQuota
+            | BuiltinKind::Role
+            | BuiltinKind::RoleBinding
             | BuiltinKind::SelfSubjectAccessReview
             | BuiltinKind::SelfSubjectReview
             | BuiltinKind::SelfSubjectRulesReview
             | BuiltinKind::ServiceAccount
+            | BuiltinKind::ServiceCIDR
+            | BuiltinKind::StorageClass
             | BuiltinKind::SubjectAccessReview
-            | BuiltinKind::TokenReview,
+            | BuiltinKind::TokenReview
+            | BuiltinKind::ValidatingAdmissionPolicy
+            | BuiltinKind::ValidatingAdmissionPolicyBinding
+            | BuiltinKind::ValidatingWebhookConfiguration,
         )
         | None => {}
     }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fairway_objects::decode;
 use fairway_objects::document::{self, Document};
-use fairway_objects::registry::BuiltinKind;
+use fairway_objects::registry::{BuiltinKind, Registry};
 use fairway_objects::status::Status;
 use fairway_objects::strategy::{self, Creation};
-use fairway_objects::{allocate, defaults, validate};
+use fairway_objects::{defaults, validate};
 use http::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Call, Refusal, WriteOptions, not_stored};
-use crate::admit;
+use crate::admit::{self, Operation};
 use crate::http::body::Body;
 use crate::store::{Collection, CommitError, Keep, Key, Object, Txn};
 
@@ -89,16 +89,21 @@ impl Call<'_> {
             random: rand::random(),
         };
         strategy::prepare_for_create(&self.resource, &mut object, &creation);
-        admit::create(&self.resource, &mut object, &self.api.store.state(), rand::random())?;
-        defaults::apply(&self.resource, &mut object);
+        let name = document::name(&object).to_owned();
+        let attributes = self.attributes(Operation::Create, "", &name, options);
+        let mut warnings = admit::mutate(self.api, &attributes, &mut object, None).await?;
         let errors = validate::create(&self.resource, &object);
         if !errors.is_empty() {
             return Err(Status::invalid(&self.resource.object, document::name(&object), &errors));
         }
-        let warnings = admit::warnings(&self.resource);
+        warnings.extend(admit::validate(self.api, &attributes, &object, None).await?);
+        Ok((self.commit_new(object, options).await?, warnings))
+    }
+
+    /// Stores an admitted object, unless another write made it impossible meanwhile.
+    async fn commit_new(&self, mut object: Value, options: WriteOptions) -> Result<Arc<Object>, Status> {
         let (api, resource, collection) =
             (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
-        let random: u64 = rand::random();
         let stored = self.api.store.commit(options.keep, move |txn| {
             let key = Key::new(document::namespace(&object), document::name(&object));
             if let Some(existing) = txn.state().object(&collection, &key) {
@@ -109,12 +114,7 @@ impl Call<'_> {
                     terminating,
                 )));
             }
-            if resource.is_namespaced() {
-                admit::namespace_accepts(txn.state(), &resource, &key)?;
-            }
-            if resource.builtin == Some(BuiltinKind::Service) {
-                allocate::service(&mut object, None, &api.ranges, txn.state().allocations().used(), random)?;
-            }
+            admit::reserve(&api, txn, &resource, &key, &mut object, None)?;
             let stored = txn.put(&collection, &key, object);
             if resource.builtin == Some(BuiltinKind::Namespace) {
                 api.furnish_namespace(txn, key.name());
@@ -122,7 +122,7 @@ impl Call<'_> {
             Ok(stored)
         });
         match stored.await {
-            Ok(stored) => Ok((stored, warnings)),
+            Ok(stored) => Ok(stored),
             Err(CommitError::Refused(Refusal::Final(status))) => Err(status),
             Err(CommitError::Refused(Refusal::Stale)) => Err(Status::internal("a create cannot be stale")),
             Err(CommitError::NotStored(error)) => Err(not_stored(&error)),
@@ -140,7 +140,7 @@ impl crate::server::Api {
             ("configmaps", crate::boot::root_authority(&self.authority_pem)),
         ];
         for (plural, mut object) in furniture {
-            let Some(resource) = self.registry.resource("", "v1", plural) else { continue };
+            let Some(resource) = Registry::builtin().resource("", "v1", plural) else { continue };
             let (collection, key) =
                 (Collection::new("", plural), Key::new(namespace, document::name(&object)));
             if txn.state().object(&collection, &key).is_some() {

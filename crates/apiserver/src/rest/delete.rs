@@ -15,7 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::selection::Selection;
-use super::{Call, Refusal, answer};
+use super::{Call, Refusal, WriteOptions, answer};
+use crate::admit::{self, Attributes, Operation, Warnings};
 use crate::http::body::{self, Body};
 use crate::http::query::ListOptions;
 use crate::store::{Keep, Key, Object, Txn};
@@ -96,17 +97,35 @@ impl Call<'_> {
     }
 
     pub(super) async fn delete(&self, name: &str, options: DeleteOptions) -> Result<Response<Body>, Status> {
-        let outcome = self.delete_one(self.key(name), options).await?;
+        let (outcome, warnings) = self.delete_one(self.key(name), options).await?;
         match outcome {
             Outcome::Removed(object) if !self.resource.delete_returns_object => {
                 let what = (self.resource.qualified(), name, object.metadata("uid"));
-                Ok(body::status(&Status::success(200, Some(what))))
+                let mut response = body::status(&Status::success(200, Some(what)));
+                answer::warn(&mut response, &warnings);
+                Ok(response)
             }
-            Outcome::Removed(object) | Outcome::Waiting(object) => self.answer(200, &object, &[]),
+            Outcome::Removed(object) | Outcome::Waiting(object) => self.answer(200, &object, &warnings),
         }
     }
 
-    async fn delete_one(&self, key: Key, options: DeleteOptions) -> Result<Outcome, Status> {
+    /// The stages of a delete: preconditions, admission of the object as it is, the transaction, which checks again.
+    async fn delete_one(&self, key: Key, options: DeleteOptions) -> Result<(Outcome, Warnings), Status> {
+        let current = self.api.store.state().object(&self.collection, &key).cloned();
+        let current = current.ok_or_else(|| self.not_found(key.name()))?;
+        check(&self.resource, key.name(), &current, &options)?;
+        let write = WriteOptions { keep: options.keep, validation: FieldValidation::Ignore };
+        let attributes = Attributes {
+            namespace: key.namespace(),
+            ..self.attributes(Operation::Delete, "", key.name(), write)
+        };
+        let mut warnings =
+            admit::mutate(self.api, &attributes, &mut Value::Null, Some(current.value())).await?;
+        warnings.extend(admit::validate(self.api, &attributes, &Value::Null, Some(current.value())).await?);
+        Ok((self.commit_delete(key, options).await?, warnings))
+    }
+
+    async fn commit_delete(&self, key: Key, options: DeleteOptions) -> Result<Outcome, Status> {
         let (resource, collection) = (Arc::clone(&self.resource), self.collection.clone());
         let deleted = self.api.store.commit(options.keep, move |txn| {
             let current = txn.state().object(&collection, &key).cloned();
@@ -138,7 +157,7 @@ impl Call<'_> {
         let mut deletes = futures::stream::iter(deletes).buffered(DELETES_MAX);
         while let Some(outcome) = deletes.next().await {
             match outcome {
-                Ok(Outcome::Removed(object) | Outcome::Waiting(object)) => deleted.push(object),
+                Ok((Outcome::Removed(object) | Outcome::Waiting(object), _)) => deleted.push(object),
                 Err(status) if status.reason == fairway_objects::Reason::NotFound => {}
                 Err(status) => return Err(status),
             }

@@ -7,13 +7,13 @@ use fairway_objects::decode::{self, Decoded, FieldValidation};
 use fairway_objects::document::{self, Document};
 use fairway_objects::field::{FieldError, Path};
 use fairway_objects::patch::{self, PatchType};
-use fairway_objects::registry::BuiltinKind;
 use fairway_objects::status::{Qualified, Status};
-use fairway_objects::{allocate, defaults, scale, strategy, validate};
+use fairway_objects::{scale, strategy, validate};
 use http::Response;
 use serde_json::Value;
 
 use super::{Call, Refusal, TRIES_MAX, WriteOptions};
+use crate::admit::{self, Operation, Warnings};
 use crate::http::body::Body;
 use crate::http::query;
 use crate::store::{Key, Object};
@@ -21,7 +21,7 @@ use crate::store::{Key, Object};
 /// A change that was decided, with what to tell the client beside it.
 struct Changed {
     object: Arc<Object>,
-    warnings: Vec<String>,
+    warnings: Warnings,
 }
 
 impl Call<'_> {
@@ -60,12 +60,15 @@ impl Call<'_> {
             return Err(Status::invalid_kind(kind, name, &[error]));
         }
         let change = |current: &Value| match part {
-            "scale" => self.with_scale(current, &decoded.object),
+            "scale" => {
+                let changed = self.with_scale(current, &decoded.object)?;
+                Ok(Decoded { warnings: decoded.warnings.clone(), ..changed })
+            }
             "finalize" => Ok(with_finalizers(current, &decoded.object)),
             _ => Ok(decoded.clone()),
         };
         let changed = self.change(name, part, options, &change).await?;
-        self.answer_part(part, &changed, &decoded.warnings)
+        self.answer_part(part, &changed)
     }
 
     pub(super) async fn patch(
@@ -101,7 +104,7 @@ impl Call<'_> {
             _ => apply(current),
         };
         let changed = self.change(name, part, options, &change).await?;
-        self.answer_part(part, &changed, &[])
+        self.answer_part(part, &changed)
     }
 
     /// Reads, changes and stores; again when somebody was faster and the client did not insist on a version.
@@ -118,9 +121,10 @@ impl Call<'_> {
             let current =
                 Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
             let decoded = change(current.value())?;
-            let prepared = self.prepare(name, part, decoded.object, &current)?;
-            match self.replace(&key, prepared, current, options).await {
-                Ok(object) => return Ok(Changed { object, warnings: decoded.warnings }),
+            let (admitted, warnings) =
+                self.admit_update(name, part, decoded.object, &current, options).await?;
+            match self.replace(&key, admitted, current, options).await {
+                Ok(object) => return Ok(Changed { object, warnings: [decoded.warnings, warnings].concat() }),
                 Err(Refusal::Final(status)) => return Err(status),
                 Err(Refusal::Stale) => {}
             }
@@ -128,9 +132,31 @@ impl Call<'_> {
         Err(Status::modified(self.resource.qualified(), name))
     }
 
-    /// Checks preconditions, then completes and validates what is to replace `current`.
-    fn prepare(&self, name: &str, part: &str, mut new: Value, current: &Object) -> Result<Value, Status> {
-        let uid = document::uid(&new);
+    /// The stages of an update between the decoded object and the transaction.
+    async fn admit_update(
+        &self,
+        name: &str,
+        part: &str,
+        mut new: Value,
+        current: &Object,
+        options: WriteOptions,
+    ) -> Result<(Value, Warnings), Status> {
+        self.check_preconditions(name, &mut new, current)?;
+        let written = if part == "scale" { "" } else { part };
+        strategy::prepare_for_update(&self.resource, written, &mut new, current.value());
+        let attributes = self.attributes(Operation::Update, part, name, options);
+        let mut warnings = admit::mutate(self.api, &attributes, &mut new, Some(current.value())).await?;
+        let errors = validate::update(&self.resource, written, &new, current.value());
+        if !errors.is_empty() {
+            return Err(Status::invalid(&self.resource.object, name, &errors));
+        }
+        warnings.extend(admit::validate(self.api, &attributes, &new, Some(current.value())).await?);
+        Ok((new, warnings))
+    }
+
+    /// The uid and the version that the client states must be those of the stored object.
+    fn check_preconditions(&self, name: &str, new: &mut Value, current: &Object) -> Result<(), Status> {
+        let uid = document::uid(new);
         if !uid.is_empty() && uid != current.metadata("uid") {
             return Err(Status::uid_mismatch(self.resource.qualified(), name, uid, current.metadata("uid")));
         }
@@ -140,11 +166,7 @@ impl Call<'_> {
             return Err(Status::modified(self.resource.qualified(), name));
         }
         new.put(&["metadata", "resourceVersion"], current.metadata("resourceVersion"));
-        let part = if part == "scale" { "" } else { part };
-        strategy::prepare_for_update(&self.resource, part, &mut new, current.value());
-        defaults::apply(&self.resource, &mut new);
-        let errors = validate::update(&self.resource, part, &new, current.value());
-        if errors.is_empty() { Ok(new) } else { Err(Status::invalid(&self.resource.object, name, &errors)) }
+        Ok(())
     }
 
     /// Stores `new` over `current` if that is still there; removes it instead when only its last finalizer kept it.
@@ -161,7 +183,7 @@ impl Call<'_> {
         }
         let (api, resource, collection) =
             (Arc::clone(self.api), Arc::clone(&self.resource), self.collection.clone());
-        let (key, random) = (key.clone(), rand::random());
+        let key = key.clone();
         let stored = self.api.store.commit(options.keep, move |txn| {
             let newest = txn.state().object(&collection, &key).ok_or(Refusal::Stale)?;
             if newest.revision() != current.revision() {
@@ -170,10 +192,7 @@ impl Call<'_> {
             if finished {
                 return txn.remove_as(&collection, &key, new).ok_or(Refusal::Stale);
             }
-            if resource.builtin == Some(BuiltinKind::Service) {
-                let used = txn.state().allocations().used();
-                allocate::service(&mut new, Some(current.value()), &api.ranges, used, random)?;
-            }
+            admit::reserve(&api, txn, &resource, &key, &mut new, Some(current.value()))?;
             Ok(txn.put(&collection, &key, new))
         });
         Ok(stored.await?)
@@ -202,13 +221,8 @@ impl Call<'_> {
         decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
     }
 
-    fn answer_part(
-        &self,
-        part: &str,
-        changed: &Changed,
-        warnings: &[String],
-    ) -> Result<Response<Body>, Status> {
-        let warnings = if warnings.is_empty() { &changed.warnings } else { warnings };
+    fn answer_part(&self, part: &str, changed: &Changed) -> Result<Response<Body>, Status> {
+        let warnings = &changed.warnings;
         match part {
             "scale" => self.answer_value(200, &scale::read(&self.resource, changed.object.value()), warnings),
             _ => self.answer(200, &changed.object, warnings),

@@ -19,8 +19,6 @@ struct Row {
     unconditional_update: bool,
     create_on_update: bool,
     delete_returns_object: bool,
-    /// A kind is listed only when something acts on its objects.
-    served: bool,
 }
 
 /// A subresource, what is read and written there, what may be done with it.
@@ -47,6 +45,7 @@ const STORED_ONE_BY_ONE: &[Verb] =
 const ASKED: &[Verb] = &[Verb::Create];
 const CHANGED: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 const STREAMED: &[Verb] = &[Verb::Create, Verb::Get];
+const FORWARDED: &[Verb] = &[Verb::Create, Verb::Delete, Verb::Get, Verb::Patch, Verb::Update];
 
 const STATUS: Sub = Sub("status", Speaks::TheObject, CHANGED);
 const SCALE: Sub = Sub("scale", Speaks::Kind { group: "autoscaling", kind: "Scale" }, CHANGED);
@@ -54,13 +53,19 @@ const SCALABLE: &[Sub] = &[SCALE, STATUS];
 const POD: &[Sub] = &[
     Sub("attach", Speaks::Kind { group: "", kind: "PodAttachOptions" }, STREAMED),
     Sub("binding", Speaks::Kind { group: "", kind: "Binding" }, ASKED),
+    Sub("ephemeralcontainers", Speaks::TheObject, CHANGED),
     Sub("eviction", Speaks::Kind { group: "policy", kind: "Eviction" }, ASKED),
     Sub("exec", Speaks::Kind { group: "", kind: "PodExecOptions" }, STREAMED),
     Sub("log", Speaks::TheObject, &[Verb::Get]),
     Sub("portforward", Speaks::Kind { group: "", kind: "PodPortForwardOptions" }, STREAMED),
+    Sub("proxy", Speaks::Kind { group: "", kind: "PodProxyOptions" }, FORWARDED),
+    Sub("resize", Speaks::TheObject, CHANGED),
     STATUS,
 ];
 const NAMESPACE: &[Sub] = &[Sub("finalize", Speaks::TheObject, &[Verb::Update]), STATUS];
+const NODE: &[Sub] = &[Sub("proxy", Speaks::Kind { group: "", kind: "NodeProxyOptions" }, FORWARDED), STATUS];
+const SERVICE: &[Sub] =
+    &[Sub("proxy", Speaks::Kind { group: "", kind: "ServiceProxyOptions" }, FORWARDED), STATUS];
 const SERVICE_ACCOUNT: &[Sub] =
     &[Sub("token", Speaks::Kind { group: "authentication.k8s.io", kind: "TokenRequest" }, ASKED)];
 
@@ -77,11 +82,19 @@ const CORE: Row = Row {
     unconditional_update: true,
     create_on_update: false,
     delete_returns_object: false,
-    served: true,
 };
 const APPS: Row = Row { group: "apps", generation: Generation::Spec, ..CORE };
-const BATCH: Row = Row { group: "batch", generation: Generation::Spec, served: false, ..CORE };
+const BATCH: Row = Row { group: "batch", generation: Generation::Spec, ..CORE };
 const NETWORKING: Row = Row { group: "networking.k8s.io", generation: Generation::Spec, ..CORE };
+const RBAC: Row = Row { group: "rbac.authorization.k8s.io", create_on_update: true, ..CORE };
+const ADMISSION: Row = Row {
+    group: "admissionregistration.k8s.io",
+    categories: &["api-extensions"],
+    scope: Scope::Cluster,
+    generation: Generation::Content,
+    unconditional_update: false,
+    ..CORE
+};
 const AUTHORIZATION: Row = Row {
     scope: Scope::Cluster,
     verbs: ASKED,
@@ -97,23 +110,31 @@ const ROWS: &[Row] = &[
     Row { builtin: BuiltinKind::ConfigMap, plural: "configmaps", short_names: &["cm"], ..CORE },
     Row { builtin: BuiltinKind::Endpoints, plural: "endpoints", short_names: &["ep"], create_on_update: true, ..CORE },
     Row { builtin: BuiltinKind::Event, plural: "events", short_names: &["ev"], create_on_update: true, ..CORE },
+    Row { builtin: BuiltinKind::LimitRange, plural: "limitranges", short_names: &["limits"], create_on_update: true,
+          ..CORE },
     Row { builtin: BuiltinKind::Namespace, plural: "namespaces", short_names: &["ns"], scope: Scope::Cluster,
           verbs: STORED_ONE_BY_ONE, subresources: NAMESPACE, ..CORE },
     Row { builtin: BuiltinKind::Node, plural: "nodes", short_names: &["no"], scope: Scope::Cluster,
-          subresources: &[STATUS], ..CORE },
+          subresources: NODE, ..CORE },
+    Row { builtin: BuiltinKind::PersistentVolumeClaim, plural: "persistentvolumeclaims", short_names: &["pvc"],
+          subresources: &[STATUS], delete_returns_object: true, ..CORE },
     Row { builtin: BuiltinKind::Pod, plural: "pods", short_names: &["po"], categories: &["all"], subresources: POD,
           generation: Generation::Spec, delete_returns_object: true, ..CORE },
+    Row { builtin: BuiltinKind::PodTemplate, plural: "podtemplates", generation: Generation::Content,
+          delete_returns_object: true, ..CORE },
     Row { builtin: BuiltinKind::ReplicationController, plural: "replicationcontrollers", short_names: &["rc"],
-          categories: &["all"], subresources: SCALABLE, generation: Generation::Spec, served: false, ..CORE },
+          categories: &["all"], subresources: SCALABLE, generation: Generation::Spec, ..CORE },
+    Row { builtin: BuiltinKind::ResourceQuota, plural: "resourcequotas", short_names: &["quota"],
+          subresources: &[STATUS], delete_returns_object: true, ..CORE },
     Row { builtin: BuiltinKind::Secret, plural: "secrets", ..CORE },
     Row { builtin: BuiltinKind::ServiceAccount, plural: "serviceaccounts", short_names: &["sa"],
           subresources: SERVICE_ACCOUNT, delete_returns_object: true, ..CORE },
     Row { builtin: BuiltinKind::Service, plural: "services", short_names: &["svc"], categories: &["all"],
-          subresources: &[STATUS], create_on_update: true, delete_returns_object: true, ..CORE },
+          subresources: SERVICE, create_on_update: true, delete_returns_object: true, ..CORE },
 
     Row { builtin: BuiltinKind::ControllerRevision, plural: "controllerrevisions", generation: Generation::None, ..APPS },
     Row { builtin: BuiltinKind::DaemonSet, plural: "daemonsets", short_names: &["ds"], categories: &["all"],
-          subresources: &[STATUS], served: false, ..APPS },
+          subresources: &[STATUS], ..APPS },
     Row { builtin: BuiltinKind::Deployment, plural: "deployments", short_names: &["deploy"], categories: &["all"],
           subresources: SCALABLE, ..APPS },
     Row { builtin: BuiltinKind::ReplicaSet, plural: "replicasets", short_names: &["rs"], categories: &["all"],
@@ -130,14 +151,41 @@ const ROWS: &[Row] = &[
     Row { builtin: BuiltinKind::Lease, group: "coordination.k8s.io", plural: "leases", unconditional_update: false,
           create_on_update: true, ..CORE },
 
+    Row { builtin: BuiltinKind::Event, group: "events.k8s.io", plural: "events", short_names: &["ev"],
+          create_on_update: true, ..CORE },
+
+    Row { builtin: BuiltinKind::IPAddress, plural: "ipaddresses", short_names: &["ip"], scope: Scope::Cluster,
+          generation: Generation::None, ..NETWORKING },
     Row { builtin: BuiltinKind::IngressClass, plural: "ingressclasses", scope: Scope::Cluster, ..NETWORKING },
     Row { builtin: BuiltinKind::Ingress, plural: "ingresses", short_names: &["ing"], subresources: &[STATUS],
           ..NETWORKING },
     Row { builtin: BuiltinKind::NetworkPolicy, plural: "networkpolicies", short_names: &["netpol"], ..NETWORKING },
+    Row { builtin: BuiltinKind::ServiceCIDR, plural: "servicecidrs", scope: Scope::Cluster,
+          subresources: &[STATUS], generation: Generation::None, ..NETWORKING },
 
     Row { builtin: BuiltinKind::PodDisruptionBudget, group: "policy", plural: "poddisruptionbudgets",
           short_names: &["pdb"], subresources: &[STATUS], generation: Generation::Spec, unconditional_update: false,
-          served: false, ..CORE },
+          ..CORE },
+
+    Row { builtin: BuiltinKind::ClusterRole, plural: "clusterroles", scope: Scope::Cluster, ..RBAC },
+    Row { builtin: BuiltinKind::ClusterRoleBinding, plural: "clusterrolebindings", scope: Scope::Cluster, ..RBAC },
+    Row { builtin: BuiltinKind::Role, plural: "roles", ..RBAC },
+    Row { builtin: BuiltinKind::RoleBinding, plural: "rolebindings", ..RBAC },
+
+    Row { builtin: BuiltinKind::StorageClass, group: "storage.k8s.io", plural: "storageclasses", short_names: &["sc"],
+          scope: Scope::Cluster, delete_returns_object: true, ..CORE },
+    Row { builtin: BuiltinKind::PriorityClass, group: "scheduling.k8s.io", plural: "priorityclasses",
+          short_names: &["pc"], scope: Scope::Cluster, generation: Generation::Creation, ..CORE },
+
+    Row { builtin: BuiltinKind::MutatingWebhookConfiguration, plural: "mutatingwebhookconfigurations", ..ADMISSION },
+    Row { builtin: BuiltinKind::ValidatingAdmissionPolicy, plural: "validatingadmissionpolicies",
+          subresources: &[STATUS], ..ADMISSION },
+    Row { builtin: BuiltinKind::ValidatingAdmissionPolicyBinding, plural: "validatingadmissionpolicybindings",
+          ..ADMISSION },
+    Row { builtin: BuiltinKind::ValidatingWebhookConfiguration, plural: "validatingwebhookconfigurations",
+          ..ADMISSION },
+    Row { builtin: BuiltinKind::CustomResourceDefinition, group: "apiextensions.k8s.io",
+          plural: "customresourcedefinitions", short_names: &["crd", "crds"], subresources: &[STATUS], ..ADMISSION },
 
     Row { builtin: BuiltinKind::SelfSubjectReview, plural: "selfsubjectreviews", ..AUTHENTICATION },
     Row { builtin: BuiltinKind::TokenReview, plural: "tokenreviews", ..AUTHENTICATION },
@@ -150,7 +198,7 @@ const ROWS: &[Row] = &[
 
 /// The resources that are served.
 pub(super) fn resources() -> impl Iterator<Item = Resource> {
-    ROWS.iter().filter(|row| row.served).map(Row::resource)
+    ROWS.iter().map(Row::resource)
 }
 
 /// The body of a delete.
@@ -197,10 +245,11 @@ impl Row {
 
 fn object_type(group: &'static str, kind: &'static str) -> ObjectType {
     let package = match group {
-        "" => "core",
-        group => group.split('.').next().unwrap_or(group),
+        "" => "io.k8s.api.core",
+        "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions",
+        group => &format!("io.k8s.api.{}", group.split('.').next().unwrap_or(group)),
     };
-    let schema = schema(&format!("io.k8s.api.{package}.v1.{kind}"));
+    let schema = schema(&format!("{package}.v1.{kind}"));
     ObjectType { group: group.into(), version: "v1".into(), kind: kind.into(), schema }
 }
 
@@ -231,8 +280,11 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Binding ConfigMap ControllerRevision CronJob DaemonSet Deployment EndpointSlice Endpoints Event Ingress
-    IngressClass Job Lease LocalSubjectAccessReview Namespace NetworkPolicy Node Pod PodDisruptionBudget ReplicaSet
-    ReplicationController Secret SelfSubjectAccessReview SelfSubjectReview SelfSubjectRulesReview Service
-    ServiceAccount StatefulSet SubjectAccessReview TokenReview
+    Binding ClusterRole ClusterRoleBinding ConfigMap ControllerRevision CronJob CustomResourceDefinition
+    DaemonSet Deployment EndpointSlice Endpoints Event IPAddress Ingress IngressClass Job Lease LimitRange
+    LocalSubjectAccessReview MutatingWebhookConfiguration Namespace NetworkPolicy Node PersistentVolumeClaim
+    Pod PodDisruptionBudget PodTemplate PriorityClass ReplicaSet ReplicationController ResourceQuota Role
+    RoleBinding Secret SelfSubjectAccessReview SelfSubjectReview SelfSubjectRulesReview Service
+    ServiceAccount ServiceCIDR StatefulSet StorageClass SubjectAccessReview TokenReview
+    ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding ValidatingWebhookConfiguration
 }

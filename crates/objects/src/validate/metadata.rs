@@ -21,6 +21,12 @@ pub(super) fn object(resource: &Resource, object: &Value, errors: &mut Errors) {
     } else {
         let messages = match resource.builtin {
             Some(BuiltinKind::Service | BuiltinKind::Namespace) => names::dns_label(name),
+            Some(
+                BuiltinKind::ClusterRole
+                | BuiltinKind::ClusterRoleBinding
+                | BuiltinKind::Role
+                | BuiltinKind::RoleBinding,
+            ) => names::path_segment(name),
             _ => names::dns_subdomain(name),
         };
         invalid_all(&METADATA.field("name"), name, messages, errors);
