@@ -1,11 +1,14 @@
 //! The verbs over any resource of the registry. Nothing here knows a kind, except where Kubernetes itself has a special case; those stand
 //! in [`admit`](crate::admit) and in the modules of subresources.
 
+mod agent;
 mod answer;
 mod bind;
 mod create;
 mod delete;
+mod proxy;
 mod read;
+mod relay;
 mod review;
 mod selection;
 mod stream;
@@ -161,6 +164,12 @@ impl Call<'_> {
                 answer::warn(&mut response, &warnings);
                 Ok(response)
             }
+            ("ephemeralcontainers" | "resize", "GET" | "HEAD") => {
+                self.allowed(Verb::Get).and_then(|()| self.get(name))
+            }
+            ("ephemeralcontainers" | "resize", "PUT") => self.update_from(name, subresource, request).await,
+            ("ephemeralcontainers" | "resize", "PATCH") => self.patch_from(name, subresource, request).await,
+            ("proxy", _) => self.proxy(name, request).await,
             ("log", "GET") => self.log(name).await,
             ("exec" | "attach" | "portforward", "GET" | "POST") => {
                 self.tunnel(name, subresource, request).await

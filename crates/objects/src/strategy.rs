@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::document::{self, Document};
 use crate::registry::{BuiltinKind, Generation, Resource};
 
+mod pod;
 mod service;
 
 /// Characters of generated names: no vowels, no look-alikes.
@@ -121,7 +122,7 @@ fn merge_string_data(secret: &mut Value) {
 }
 
 /// Guaranteed: every container limits CPU and memory and requests as much; BestEffort: none says anything.
-fn qos_class(pod: &Value) -> &'static str {
+pub(crate) fn qos_class(pod: &Value) -> &'static str {
     let (mut any, mut all_guaranteed) = (false, true);
     let lists = ["containers", "initContainers"];
     for container in lists.iter().flat_map(|list| pod.list(&["spec", list])) {
@@ -172,6 +173,8 @@ pub fn prepare_for_update(resource: &Resource, subresource: &str, new: &mut Valu
             }
         }
         ("finalize", _) => copy(new, old, &["status"]),
+        ("ephemeralcontainers", _) => pod::keep_all_but_ephemeral(new, old),
+        ("resize", _) => pod::keep_all_but_resources(new, old),
         _ => {}
     }
     set_generation(resource, new, old);

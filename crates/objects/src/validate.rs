@@ -51,6 +51,14 @@ pub fn update(resource: &Resource, subresource: &str, new: &Value, old: &Value) 
         }
         return errors;
     }
+    if subresource == "ephemeralcontainers" {
+        pod::update_ephemeral(new, old, &mut errors);
+        return errors;
+    }
+    if subresource == "resize" {
+        pod::update_resources(new, old, &mut errors);
+        return errors;
+    }
     match resource.builtin {
         Some(BuiltinKind::Service) => service::update(new, old, &mut errors),
         Some(BuiltinKind::Pod) => {

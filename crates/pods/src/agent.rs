@@ -34,6 +34,8 @@ pub(crate) struct Context {
     pub dns: ClusterDns,
     pub addresses: Mutex<Addresses>,
     pub live: Live,
+    /// The pods that this node is to run, as they were last seen.
+    pub assigned: RwLock<Vec<Arc<Pod>>>,
 }
 
 /// What survives the agent, in the pod's directory.
@@ -100,7 +102,7 @@ impl Context {
         let next =
             std::fs::read_to_string(cursor_path(&config)).ok().and_then(|text| text.trim().parse().ok());
         let addresses = Mutex::new(Addresses::new(config.pod_range, next));
-        Self { config, cluster, images, dns, addresses, live: Live::default() }
+        Self { config, cluster, images, dns, addresses, live: Live::default(), assigned: RwLock::default() }
     }
 
     /// Where the things of a pod are.
@@ -193,6 +195,7 @@ impl Agent {
     /// Takes a complete list of this node's pods.
     pub(crate) fn apply(&mut self, pods: &[Arc<Pod>]) {
         self.workers.retain(|_, running| !running.task.is_finished());
+        *self.context.assigned.write().unwrap_or_else(PoisonError::into_inner) = pods.to_vec();
         for pod in pods {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
             match self.workers.get(&uid) {

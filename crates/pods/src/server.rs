@@ -1,6 +1,7 @@
 //! The kubelet API on a unix socket: logs, exec, attach, port-forward. Who may ask is decided by the API server in front.
 
 mod exec;
+mod facts;
 mod forward;
 mod remote;
 mod upgrade;
@@ -9,7 +10,7 @@ mod windows;
 use std::convert::Infallible;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -20,6 +21,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -98,12 +100,25 @@ pub(super) fn text(status: StatusCode, message: impl Into<Bytes>) -> Response<Bo
     response
 }
 
+fn json(value: &serde_json::Value) -> Response<Body> {
+    let mut response = text(StatusCode::OK, value.to_string());
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    response
+}
+
+fn assigned(context: &Context) -> Vec<Arc<Pod>> {
+    context.assigned.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 async fn route(context: &Context, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let path = request.uri().path().to_owned();
     let parameters = decode_query(request.uri().query().unwrap_or_default());
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
         ["healthz"] => Ok(text(StatusCode::OK, "ok")),
+        ["pods" | "runningpods"] => Ok(json(&facts::pod_list(&assigned(context)))),
+        ["stats", "summary"] => Ok(json(&facts::summary(&context.config.node_name, &assigned(context)))),
         ["containerLogs", namespace, pod, container] => {
             let (pod, view) = find(context, namespace, pod, container)?;
             let query = LogQuery::parse(&parameters, Timestamp::now())

@@ -10,6 +10,7 @@
 mod auth;
 mod documents;
 mod kubectl;
+mod proxies;
 mod restart;
 mod server;
 mod streams;

@@ -1,7 +1,10 @@
 //! Pods and the specs of their templates.
 
+mod parts;
+
 use serde_json::Value;
 
+pub(super) use self::parts::{update_ephemeral, update_resources};
 use super::{Errors, SPEC, at_least, container, document, invalid_all, labels, one_of, volume};
 use crate::document::Document;
 use crate::field::{FieldError, Path};
