@@ -132,7 +132,10 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
         }
         ["attach", namespace, pod, container] => {
             let (pod, view) = find(context, namespace, pod, container)?;
-            require_running(container, &view)?;
+            // `kubectl run -i` attaches to a command that may be over already: what it said is there.
+            if !(view.stdin_once && view.started) {
+                require_running(container, &view)?;
+            }
             exec::attach(request, &pod, container, &view, &parameters).await
         }
         ["portForward", namespace, pod] => {

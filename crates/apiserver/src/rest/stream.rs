@@ -62,15 +62,19 @@ impl Call<'_> {
         let pod = self.pod(name)?;
         let node = node(name, &pod)?.to_owned();
         let phase = pod.text(&["status", "phase"]);
-        if matches!(phase, "Succeeded" | "Failed") {
-            let verb = if part == "exec" { "exec into a container" } else { "attach to a container" };
+        let path = self.tunnel_path(name, part, &pod)?;
+        let verb = match part {
+            "exec" => Some("exec into a container"),
+            "attach" if !self.replays(name, &pod)? => Some("attach to a container"),
+            _ => None,
+        };
+        if let (Some(verb), "Succeeded" | "Failed") = (verb, phase) {
             return Err(Status::bad_request(format!(
                 "cannot {verb} in a completed pod; current phase is {phase}"
             )));
         }
         // What kind of upgrade it is, the agent looks at, but only after what else is wrong: kubectl falls back to an older one when the
         // first is refused, and shows the answer to that.
-        let path = self.tunnel_path(name, part, &pod)?;
         let headers = upgrade_headers(request.headers());
         let mut response = self.agent(&node, &path, request.method().clone(), headers).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -85,6 +89,15 @@ impl Call<'_> {
             self.api.stop.clone(),
         );
         Ok(answer)
+    }
+
+    /// A container that was started for its first client's input tells that client what it said, even after its end: `kubectl run -i`
+    /// of a short command attaches too late as often as not.
+    fn replays(&self, name: &str, pod: &Value) -> Result<bool, Status> {
+        let container = self.container(name, pod)?;
+        let mut containers = pod.list(&["spec", "containers"]).iter();
+        let spec = containers.find(|spec| spec.text(&["name"]) == container);
+        Ok(spec.is_some_and(|spec| spec.is_true(&["stdin"]) && spec.is_true(&["stdinOnce"])))
     }
 
     fn tunnel_path(&self, name: &str, part: &str, pod: &Value) -> Result<String, Status> {

@@ -161,9 +161,17 @@ pub(super) async fn attach(
 ) -> Result<Response<Body>, Refused> {
     let wanted = Wanted { tty: view.tty, ..wanted(parameters) };
     let socket = pod.paths.socket.clone();
-    let input = sandbox::attach(&socket, container)
-        .await
-        .map_err(|error| Refused::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let input = match sandbox::attach(&socket, container).await {
+        Ok(input) => input,
+        // It ended meanwhile, or before.
+        Err(_) if view.stdin_once => None,
+        Err(SandboxError::Refused(message)) => {
+            return Err(Refused::new(http::StatusCode::BAD_REQUEST, message));
+        }
+        Err(error) => {
+            return Err(Refused::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+        }
+    };
     let (answer, agreed) = upgrade::accept(request, remote::CHANNELS, remote::STREAMS)?;
     let close_input = view.stdin_once.then(|| (socket, Ask::CloseInput { container: container.to_owned() }));
     let output = LogOutput {

@@ -103,6 +103,9 @@ async fn exec_and_attach_run_over_spdy() {
     let (streams, ended) = talk(stream, &frames).await;
     assert_eq!((streams[&5].as_str(), streams[&7].as_str()), ("early\ntyped\n", "late\n"));
     assert_eq!(ended, [1, 5, 7]);
+    let (_, stream) = post(&world, "/attach/ns/talk/main?input=1&output=1&error=1", V4).await;
+    let (streams, _) = talk(stream, &opened(&["error", "stdin", "stdout", "stderr"])).await;
+    assert_eq!(streams[&7], "late\n", "also when it is over");
     world.close().await;
 }
 
