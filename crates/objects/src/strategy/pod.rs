@@ -7,11 +7,9 @@ use crate::document::Document;
 
 /// `pods/ephemeralcontainers`: everything else is as it was.
 pub(super) fn keep_all_but_ephemeral(new: &mut Value, old: &Value) {
-    let containers = new.at(&["spec", "ephemeralContainers"]).clone();
+    let asked = new.clone();
     keep(new, old);
-    if !containers.is_null() {
-        new.put(&["spec", "ephemeralContainers"], containers);
-    }
+    copy(new, &asked, &["spec", "ephemeralContainers"]);
 }
 
 /// `pods/resize`: containers are as they were, with new resources.
