@@ -13,6 +13,7 @@
 //!
 //! Policies and webhooks may take time and ask others, so these stages run beside the traffic; without any they cost one atomic load.
 
+mod access;
 mod builtin;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use fairway_objects::registry::{BuiltinKind, ObjectType, Resource};
 use fairway_objects::status::Status;
 use fairway_objects::{allocate, defaults};
 use serde_json::Value;
+
+pub(crate) use access::aggregate_roles;
 
 use crate::auth::User;
 use crate::http::query::Query;
@@ -77,7 +80,7 @@ pub(crate) async fn mutate(
     api: &Arc<Api>,
     attributes: &Attributes<'_>,
     object: &mut Value,
-    _old: Option<&Value>,
+    old: Option<&Value>,
 ) -> Result<Warnings, Status> {
     let resource = attributes.resource;
     if attributes.operation == Operation::Create && attributes.subresource.is_empty() {
@@ -85,6 +88,7 @@ pub(crate) async fn mutate(
     }
     if attributes.is_write_of_object() {
         defaults::apply(resource, object);
+        access::check(api, attributes, object, old)?;
         return Ok(builtin::warnings(resource));
     }
     Ok(Warnings::new())
@@ -117,4 +121,11 @@ pub(crate) fn reserve(
         allocate::service(new, old, &api.ranges, txn.state().allocations().used(), rand::random())?;
     }
     Ok(())
+}
+
+/// What follows from a change of this resource, in the same transaction.
+pub(crate) fn settle(txn: &mut Txn, resource: &Resource) {
+    if resource.builtin == Some(BuiltinKind::ClusterRole) {
+        aggregate_roles(txn);
+    }
 }

@@ -1,7 +1,10 @@
 //! Who is asking, and whether they may.
 
 pub mod authorize;
+pub mod bootstrap;
 pub mod certificate;
+mod guard;
+pub mod rbac;
 pub mod token;
 
 use std::collections::BTreeMap;
@@ -10,10 +13,10 @@ use serde_json::{Value, json};
 
 /// Everyone who has proved something.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// Everyone else.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// May do everything.
 pub const MASTERS: &str = "system:masters";
-/// Node agents.
-pub const NODES: &str = "system:nodes";
 
 /// Who is asking.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub struct User {
 impl User {
     /// Who shows neither certificate nor token.
     pub fn anonymous() -> Self {
-        let groups = vec!["system:unauthenticated".to_owned()];
+        let groups = vec![UNAUTHENTICATED.to_owned()];
         Self { name: "system:anonymous".to_owned(), groups, ..Self::default() }
     }
 

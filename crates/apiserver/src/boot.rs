@@ -11,6 +11,8 @@ use fairway_objects::{allocate, defaults};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::admit;
+use crate::auth::bootstrap;
 use crate::server::Api;
 use crate::store::{Collection, CommitError, Keep, Key, Txn};
 
@@ -68,6 +70,7 @@ impl Api {
                 "spec": {"cidrs": [api.ranges.service.to_string()]},
             });
             api.ensure(txn, "networking.k8s.io", "servicecidrs", "", range, &["spec"])?;
+            api.ensure_roles(txn)?;
             let namespaces = txn.state().objects(&Collection::new("", "namespaces"));
             for (key, namespace) in &namespaces {
                 if !document::is_terminating(namespace.value()) {
@@ -80,6 +83,32 @@ impl Api {
             api.ensure(txn, "discovery.k8s.io", "endpointslices", "default", slice, &["endpoints", "ports"])
         };
         self.store.commit(Keep::Yes, boot).await
+    }
+
+    /// Makes or completes the roles and bindings of every cluster. A binding to another role is made anew: it cannot be changed.
+    fn ensure_roles(&self, txn: &mut Txn) -> Result<(), Status> {
+        const GROUP: &str = "rbac.authorization.k8s.io";
+        let roles = bootstrap::cluster_roles().map(|role| ("clusterroles", role));
+        let bindings = bootstrap::cluster_role_bindings().map(|binding| ("clusterrolebindings", binding));
+        for (plural, wanted) in roles.chain(bindings) {
+            let (collection, key) = (Collection::new(GROUP, plural), Key::new("", document::name(&wanted)));
+            let stored = txn.state().object(&collection, &key).cloned();
+            let Some(stored) = stored else {
+                self.ensure(txn, GROUP, plural, "", wanted, &[])?;
+                continue;
+            };
+            let stored = stored.value();
+            if let Some(completed) = bootstrap::completed(stored, &wanted) {
+                if completed.at(&["roleRef"]) == wanted.at(&["roleRef"]) {
+                    txn.put(&collection, &key, completed);
+                } else {
+                    txn.remove(&collection, &key);
+                    self.ensure(txn, GROUP, plural, "", wanted, &[])?;
+                }
+            }
+        }
+        admit::aggregate_roles(txn);
+        Ok(())
     }
 
     /// Creates an object, or sets `fields` of the one that is there when they differ.

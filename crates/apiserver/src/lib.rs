@@ -23,6 +23,7 @@ mod boot;
 mod catalog;
 mod discovery;
 pub mod http;
+mod marks;
 mod metrics;
 mod rest;
 mod server;
@@ -146,7 +147,7 @@ impl Server {
             catalog: ArcSwap::from_pointee(catalog::Catalog::new(Arc::clone(Registry::builtin()))),
             ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
             keys,
-            authorizer: auth::authorize::Authorizer::FixedRoles,
+            rbac: marks::Made::default(),
             authority_pem,
             advertise,
             run_dir: config.run_dir,

@@ -3,6 +3,7 @@
 
 mod agent;
 mod answer;
+mod apply;
 mod bind;
 mod create;
 mod delete;
@@ -215,12 +216,12 @@ impl Call<'_> {
         if part.is_empty() {
             self.allowed(Verb::Patch)?;
         }
-        let patch_type = PatchType::from_content_type(self.content_type());
-        let patch_type = patch_type.filter(|patch_type| *patch_type != PatchType::Apply);
-        let patch_type =
-            patch_type.ok_or_else(|| Status::unsupported_media_type(fairway_objects::patch::ACCEPTED))?;
+        let patch_type = PatchType::of(&self.resource, self.content_type())?;
         let body = body::read(request.into_body()).await?;
-        self.patch(name, part, patch_type, &body).await
+        match patch_type {
+            PatchType::Apply => self.apply(name, part, &body).await,
+            patch_type => self.patch(name, part, patch_type, &body).await,
+        }
     }
 
     fn allowed(&self, verb: Verb) -> Result<(), Status> {
@@ -270,9 +271,9 @@ impl Call<'_> {
             let path = Path::new("fieldValidation");
             invalid(FieldError::not_supported(&path, text, &["", "Ignore", "Strict", "Warn"]))
         })?;
-        let manager = self.query.text("fieldManager");
-        if manager.len() > 128 {
-            return Err(invalid(FieldError::too_long(&Path::new("fieldManager"), 128)));
+        let errors = apply::check_manager(self.query.text("fieldManager"));
+        if !errors.is_empty() {
+            return Err(Status::invalid_kind(Qualified { group: "meta.k8s.io", name: kind }, "", &errors));
         }
         Ok(WriteOptions { keep, validation })
     }

@@ -5,26 +5,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use fairway_objects::Reason;
 use fairway_objects::allocate::Ranges;
-use fairway_objects::document;
-use fairway_objects::status::{Details, Qualified, Status};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use fairway_objects::status::Status;
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::authorize::{Action, Authorizer, ResourceAction};
-use crate::auth::token::{Claims, ISSUER, Keys, Reference};
-use crate::auth::{AUTHENTICATED, MASTERS, User};
+use crate::auth::rbac::Rbac;
+use crate::auth::token::Keys;
 use crate::catalog::Catalog;
 use crate::http::body::{self, Body};
 use crate::http::listen::{Handle, Peer};
 use crate::http::query::Query;
 use crate::http::route::{self, Route, Target};
+use crate::marks::Made;
 use crate::metrics::Metrics;
 use crate::rest;
-use crate::store::{Collection, Key, Store};
+use crate::store::Store;
 
 /// Requests under way at once, not counting watches and streams.
 pub(crate) const IN_FLIGHT_MAX: usize = 600;
@@ -38,22 +36,14 @@ pub(crate) struct Api {
     pub(crate) catalog: ArcSwap<Catalog>,
     pub(crate) ranges: Ranges,
     pub(crate) keys: Keys,
-    pub(crate) authorizer: Authorizer,
+    /// What roles and bindings say.
+    pub(crate) rbac: Made<Rbac>,
     pub(crate) authority_pem: String,
     pub(crate) advertise: std::net::SocketAddr,
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics: Metrics,
     pub(crate) slots: Semaphore,
     pub(crate) stop: CancellationToken,
-}
-
-/// Why a token stands for nobody.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TokenError {
-    #[error("the token is not valid: {0}")]
-    Invalid(#[from] jsonwebtoken::errors::Error),
-    #[error("the {kind} {name:?} that the token is bound to is gone")]
-    Gone { kind: &'static str, name: String },
 }
 
 /// The connection side of [`Api`].
@@ -115,10 +105,11 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let user = self.identify(peer, request.headers())?;
         let Route::Resource(target) = route else {
-            self.allow_path(&user, verb, request.uri().path())?;
+            let method = request.method().as_str().to_ascii_lowercase();
+            self.allow_path(&user, if method == "head" { "get" } else { &method }, request.uri().path())?;
             return Ok(self.path(route, query, &request));
         };
-        self.allow_resource(&user, verb, target)?;
+        self.allow_resource(&user, verb, target, query)?;
         let long = verb == "watch"
             || matches!(
                 target.subresource.as_deref(),
@@ -135,82 +126,6 @@ impl Api {
         tokio::time::timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| {
             Err(Status::timeout("request did not complete within the allotted timeout", 1))
         })
-    }
-
-    /// Who asks: a certificate, else a token, else nobody. A bad token is refused, not ignored.
-    fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Status> {
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = authorization
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let user = match (&peer.certificate, bearer) {
-            (Some(user), _) => user.clone(),
-            (None, Some((_, token))) => {
-                let claims = self.token_claims(token.trim(), &[ISSUER.to_owned()]);
-                claims
-                    .map_err(|error| {
-                        tracing::debug!(address = %peer.address, %error, "refused a token");
-                        Status::unauthorized()
-                    })?
-                    .user()
-            }
-            (None, None) => User::anonymous(),
-        };
-        impersonate(user, headers)
-    }
-
-    /// The claims of a token whose account, and pod if it names one, still exist.
-    pub(crate) fn token_claims(&self, token: &str, audiences: &[String]) -> Result<Claims, TokenError> {
-        let claims = self.keys.verify(token, audiences)?;
-        let state = self.store.state();
-        let binding = &claims.binding;
-        let exists = |plural: &str, reference: &Reference| {
-            let object =
-                state.object(&Collection::new("", plural), &Key::new(&binding.namespace, &reference.name));
-            object.is_some_and(|object| document::uid(object.value()) == reference.uid)
-        };
-        let bound = [
-            ("service account", "serviceaccounts", Some(&binding.serviceaccount)),
-            ("pod", "pods", binding.pod.as_ref()),
-            ("secret", "secrets", binding.secret.as_ref()),
-        ];
-        for (kind, plural, reference) in bound {
-            if let Some(gone) = reference.filter(|reference| !exists(plural, reference)) {
-                return Err(TokenError::Gone { kind, name: gone.name.clone() });
-            }
-        }
-        Ok(claims)
-    }
-
-    fn allow_path(&self, user: &User, verb: &str, path: &str) -> Result<(), Status> {
-        if self.authorizer.decide(user, &Action::Path(path)).is_allowed() {
-            return Ok(());
-        }
-        let message = format!("forbidden: User {:?} cannot {verb} path {path:?}", user.name);
-        let mut status = Status::new(403, Reason::Forbidden, message);
-        status.details = Some(Box::new(Details::default()));
-        Err(status)
-    }
-
-    fn allow_resource(&self, user: &User, verb: &'static str, target: &Target) -> Result<(), Status> {
-        let part = target.subresource.as_deref().unwrap_or_default();
-        let name = target.name.as_deref().unwrap_or_default();
-        // A namespace is in itself.
-        let namespace =
-            if target.resource == "namespaces" && target.group.is_empty() { name } else { &target.namespace };
-        let action = ResourceAction {
-            verb,
-            group: &target.group,
-            resource: &target.resource,
-            subresource: part,
-            namespace,
-            name,
-        };
-        if self.authorizer.decide(user, &Action::Resource(action)).is_allowed() {
-            return Ok(());
-        }
-        let resource = Qualified { group: &target.group, name: &target.resource };
-        Err(Status::unauthorized_action(resource, name, &user.name, verb, part, namespace))
     }
 
     fn path(&self, route: &Route, query: &Query, request: &Request<Incoming>) -> Response<Body> {
@@ -244,26 +159,6 @@ impl Api {
             Route::Resource(_) | Route::Unknown => body::text(404, "404 page not found\n"),
         }
     }
-}
-
-/// `Impersonate-User` and `Impersonate-Group`: who may do everything may also do it as another.
-fn impersonate(user: User, headers: &HeaderMap) -> Result<User, Status> {
-    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-    let Some(name) = headers.get("impersonate-user").and_then(text) else { return Ok(user) };
-    if !user.is_in(MASTERS) {
-        let users = Qualified { group: "", name: "users" };
-        return Err(Status::unauthorized_action(users, &name, &user.name, "impersonate", "", ""));
-    }
-    let mut groups: Vec<String> = headers.get_all("impersonate-group").iter().filter_map(text).collect();
-    if let Some((namespace, _)) =
-        name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
-    {
-        groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
-    }
-    if name != "system:anonymous" {
-        groups.push(AUTHENTICATED.to_owned());
-    }
-    Ok(User { name, groups, ..User::default() })
 }
 
 /// The server listens only after its store is open and its first objects are there, so every check is the same.

@@ -5,7 +5,7 @@
 //! | `ca.crt`, `ca.key` | the cluster's authority, ten years |
 //! | `apiserver.crt`, `.key` | serves the API |
 //! | `admin.crt`, `.key` | the user of `<state>/kubeconfig`, group `system:masters` |
-//! | `controller.crt`, `.key` | `system:kube-controller-manager`, group `system:masters` until there are roles to bind |
+//! | `controller.crt`, `.key` | `system:kube-controller-manager`, bound to the role of that name |
 //! | `<node>.crt`, `.key` | `system:node:<node>`, group `system:nodes` |
 //! | `sa.key`, `sa.pub` | signs and verifies service-account tokens |
 //!
@@ -156,19 +156,19 @@ fn holders(settings: &Settings) -> Vec<Holder> {
     let client = |file: &str, common_name: String, organization| Holder {
         file: file.to_owned(),
         common_name,
-        organization: Some(organization),
+        organization,
         names: Vec::new(),
     };
     let mut all = vec![
         server,
-        client("admin", "kubernetes-admin".into(), "system:masters"),
-        client("controller", "system:kube-controller-manager".into(), "system:masters"),
+        client("admin", "kubernetes-admin".into(), Some("system:masters")),
+        client("controller", "system:kube-controller-manager".into(), None),
     ];
     all.extend(
         settings
             .nodes()
             .iter()
-            .map(|node| client(&node.name, format!("system:node:{}", node.name), "system:nodes")),
+            .map(|node| client(&node.name, format!("system:node:{}", node.name), Some("system:nodes"))),
     );
     all
 }
@@ -253,6 +253,7 @@ fn params_valid_for(days: i64, now: Timestamp) -> Result<CertificateParams, PkiE
 #[derive(Debug)]
 struct Facts {
     ends: i64,
+    organization: Option<String>,
     names: Vec<String>,
     public_key: Vec<u8>,
 }
@@ -269,7 +270,9 @@ fn facts_of(pem: &str) -> Option<Facts> {
     let alternatives = certificate.subject_alternative_name().ok()?;
     let names =
         alternatives.iter().flat_map(|found| &found.value.general_names).filter_map(name_text).collect();
+    let organization = certificate.subject().iter_organization().next();
     Some(Facts {
+        organization: organization.and_then(|name| name.as_str().ok()).map(str::to_owned),
         ends: certificate.validity().not_after.timestamp(),
         names,
         public_key: certificate.public_key().raw.to_vec(),
@@ -292,6 +295,7 @@ fn is_current(pair: &Pair, holder: &Holder, ca_pem: &str, now: Timestamp) -> boo
     let Some(facts) = facts_of(&pem) else { return false };
     facts.days_left(now) > RENEW_DAYS
         && facts.names == holder.names
+        && facts.organization.as_deref() == holder.organization
         && certifies(&pem, &key)
         && signed_by(&pem, ca_pem)
 }

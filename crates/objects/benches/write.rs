@@ -7,8 +7,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use fairway_objects::apply::{self, Author};
 use fairway_objects::decode::{self, FieldValidation};
-use fairway_objects::{Registry, defaults, openapi, patch, strategy, validate};
+use fairway_objects::{Document as _, Registry, Resource, defaults, openapi, patch, strategy, validate};
 use serde_json::json;
 
 const SERVICE: &[u8] = br#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"web","namespace":"shop",
@@ -41,10 +42,46 @@ fn main() {
         defaults::apply(service, &mut object);
         assert!(validate::create(service, black_box(&object)).is_empty());
     });
+    owners(service, &decode().object);
     let object = decode().object;
     let change = json!({"spec": {"ports": [{"port": 80, "targetPort": 9090}]}});
     report("strategic merge patch of a Service", || {
         black_box(patch::strategic(&service.object.schema, &object, &change).unwrap());
+    });
+}
+
+/// What it costs to know who owns which field.
+fn owners(service: &Resource, decoded: &serde_json::Value) {
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let by = |name| Author { name, subresource: "", now };
+    let mut fresh = decoded.clone();
+    defaults::apply(service, &mut fresh);
+    report("(a clone of that Service)", || {
+        black_box(fresh.clone());
+    });
+    report("note the owner of a new Service", || {
+        let mut object = fresh.clone();
+        apply::track(service, None, &mut object, &by("creator"));
+        black_box(object);
+    });
+    let mut stored = fresh.clone();
+    apply::track(service, None, &mut stored, &by("creator"));
+    let mut changed = stored.clone();
+    changed.put(&["spec", "type"], "NodePort");
+    changed.put(&["metadata", "labels", "tier"], "back");
+    report("note the owner of a changed Service", || {
+        let mut object = changed.clone();
+        apply::track(service, Some(&stored), &mut object, &by("editor"));
+        black_box(object);
+    });
+    report("note that nothing of a Service changed", || {
+        let mut object = stored.clone();
+        apply::track(service, Some(&stored), &mut object, &by("editor"));
+        black_box(object);
+    });
+    let config = apply::decode(&service.object, SERVICE, FieldValidation::Strict).unwrap();
+    report("apply a Service again", || {
+        black_box(apply::apply(service, Some(&stored), &config, &by("creator"), true).unwrap());
     });
 }
 

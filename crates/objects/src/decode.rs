@@ -91,6 +91,37 @@ pub fn normalize(
     finish(object_type, walked.map_err(|error| error.to_string()), findings, validation)
 }
 
+/// The same for what states values rather than has them, such as a configuration to apply: zero values stay, unknown fields go.
+pub(crate) fn canonical(object_type: &ObjectType, document: Value) -> Result<Value, Status> {
+    if !is_shallow(&document, DEPTH_MAX) {
+        return Err(unrecognized(object_type, "json: exceeded max depth"));
+    }
+    let mut findings = Findings { keep_zeros: true, ..Findings::default() };
+    let walked = Walk::root(&object_type.schema, &mut findings).deserialize(document);
+    let walked = walked.map_err(|error| error.to_string());
+    Ok(finish(object_type, walked, findings, FieldValidation::Ignore)?.object)
+}
+
+/// Reads a document of any kind, JSON or YAML, as the bodies of apply patches are.
+pub(crate) fn document(body: &[u8], validation: FieldValidation) -> Result<Value, Status> {
+    let error = |error: &dyn std::fmt::Display| Status::bad_request(format!("error decoding YAML: {error}"));
+    if body.trim_ascii_start().starts_with(b"{")
+        && let Ok(document) = serde_json::from_slice(body)
+    {
+        return Ok(document);
+    }
+    let text = std::str::from_utf8(body).map_err(|utf8| error(&utf8))?;
+    let last_wins = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    let document =
+        serde_saphyr::from_str_with_options::<Value>(text, last_wins).map_err(|yaml| error(&yaml))?;
+    if validation == FieldValidation::Strict {
+        let once = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error };
+        serde_saphyr::from_str_with_options::<Value>(text, once)
+            .map_err(|yaml| Status::bad_request(format!("error strict decoding YAML: {yaml}")))?;
+    }
+    Ok(document)
+}
+
 fn json(object_type: &ObjectType, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {
     let mut findings = Findings::default();
     let mut parser = serde_json::Deserializer::from_slice(body);

@@ -14,6 +14,7 @@
 //! Not here: storage, watches and HTTP (crate `apiserver`), controllers (crate `controllers`).
 
 pub mod allocate;
+pub mod apply;
 pub mod convert;
 pub mod decode;
 pub mod defaults;

@@ -5,6 +5,7 @@
 use json_patch::PatchOperation;
 use serde_json::Value;
 
+use crate::registry::Resource;
 use crate::schema::Schema;
 use crate::status::Status;
 
@@ -30,6 +31,21 @@ pub enum PatchType {
 }
 
 impl PatchType {
+    /// From the media type of a request for a resource; 415 when that does not take such patches.
+    pub fn of(resource: &Resource, content_type: &str) -> Result<PatchType, Status> {
+        match (Self::from_content_type(content_type), resource.builtin) {
+            (Some(Self::Strategic), None) | (None, _) => {
+                Err(Status::unsupported_media_type(Self::accepted(resource)))
+            }
+            (Some(patch_type), _) => Ok(patch_type),
+        }
+    }
+
+    /// The media types of patches that a resource takes.
+    pub fn accepted(resource: &Resource) -> &'static [&'static str] {
+        if resource.builtin.is_some() { ACCEPTED } else { ACCEPTED_CUSTOM }
+    }
+
     /// From the media type of the request.
     pub fn from_content_type(content_type: &str) -> Option<PatchType> {
         match content_type.split(';').next().unwrap_or_default().trim() {
@@ -43,11 +59,16 @@ impl PatchType {
 }
 
 /// The media types of patches that built-in kinds accept.
-pub const ACCEPTED: &[&str] = &[
+const ACCEPTED: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
+
+/// The media types of patches that custom resources accept: nobody says how their lists merge strategically.
+const ACCEPTED_CUSTOM: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// Parses the body of a patch.
 pub fn parse(body: &[u8]) -> Result<Value, Status> {
@@ -61,7 +82,7 @@ pub fn apply(patch_type: PatchType, schema: &Schema, object: &Value, patch: &Val
         PatchType::Json => json(object, patch),
         PatchType::Merge => merge(object, patch),
         PatchType::Strategic => strategic(schema, object, patch),
-        PatchType::Apply => Err(Status::unsupported_media_type(ACCEPTED)),
+        PatchType::Apply => Err(Status::unsupported_media_type(ACCEPTED_CUSTOM)),
     }
 }
 
@@ -129,6 +150,27 @@ mod tests {
         assert_eq!(refused(json!({"op": "add"})).0, 400);
         let many: Value = (0..=OPERATIONS_MAX).map(|_| json!({"op": "remove", "path": "/x"})).collect();
         assert_eq!(refused(many).0, 413);
+    }
+
+    #[test]
+    fn custom_resources_take_no_strategic_patches() {
+        let maps = crate::Registry::builtin().resource("", "v1", "configmaps").unwrap();
+        let custom = Resource { builtin: None, ..Resource::clone(maps) };
+        let strategic = "application/strategic-merge-patch+json";
+        assert_eq!(PatchType::of(maps, strategic), Ok(PatchType::Strategic));
+        assert_eq!(
+            PatchType::of(&custom, "application/merge-patch+json; charset=utf-8"),
+            Ok(PatchType::Merge)
+        );
+        let refused = |resource, content_type| {
+            let status = PatchType::of(resource, content_type).unwrap_err();
+            (status.code, status.message)
+        };
+        let start = "the body of the request was in an unknown format - accepted media types include: \
+                     application/json-patch+json, application/merge-patch+json, ";
+        assert_eq!(refused(&custom, strategic), (415, format!("{start}application/apply-patch+yaml")));
+        let all = format!("{start}{strategic}, application/apply-patch+yaml");
+        assert_eq!(refused(maps, "application/json"), (415, all));
     }
 
     #[test]

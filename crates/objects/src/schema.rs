@@ -11,6 +11,8 @@
 //! - `[T]` is a list, `{T}` a map from strings; `pkg:Name` is a structure of another package.
 //! - `set`, `map(k,…)`: list topology for apply (otherwise atomic); on a map, `atomic` makes it one.
 //! - `merge`, `merge(k)`, `retain`, `replace`: the strategic-merge strategy.
+//! - `default(v)`: what a list key that an item leaves out stands for.
+//! - `always`: a structure (or list) that is there, maybe empty, whenever its owner is: no pointer in the protocol.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -133,6 +135,10 @@ pub struct Field {
     pub ty: Type,
     /// How a strategic merge patch treats it.
     pub patch: PatchStrategy,
+    /// What an item of a list that leaves out this key has (apply needs it to tell items apart).
+    pub key_default: Option<Text>,
+    /// Whether the field, a structure or list, is there (maybe empty) whenever its owner is. Apply does not count its presence as a change.
+    pub always: bool,
 }
 
 /// A path of protobuf field numbers: more than one when JSON flattens what protobuf nests.
@@ -295,6 +301,7 @@ mod tests {
         assert_eq!(list.topology, ListTopology::Map(vec!["port".into(), "protocol".into()]));
         let Type::Struct(item) = list.item else { panic!("of structures") };
         assert_eq!(types.get(item).versioned_name(), "v1.ServicePort");
+        assert_eq!(types.get(item).field("protocol").unwrap().key_default, Some("TCP".into()));
     }
 
     #[test]

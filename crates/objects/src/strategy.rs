@@ -273,20 +273,22 @@ fn is_same_metadata(new: &Value, old: &Value) -> bool {
     count(new) == count(old)
         && new.iter().filter(|(name, _)| *name != "resourceVersion").all(|(name, value)| {
             match old.get(name) {
-                Some(other) if name == "managedFields" => without_times(value) == without_times(other),
+                Some(other) if name == "managedFields" => is_same_but_for_times(value, other),
                 Some(other) => value == other,
                 None => false,
             }
         })
 }
 
-fn without_times(entries: &Value) -> Vec<Value> {
-    let strip = |entry: &Value| {
-        let mut entry = entry.clone();
-        entry.take_at(&["time"]);
-        entry
+fn is_same_but_for_times(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else { return new == old };
+    let is_same = |new: &Value, old: &Value| {
+        let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
+        let rest = |entry: &document::Object| entry.len() - usize::from(entry.contains_key("time"));
+        let mut others = new.iter().filter(|(name, _)| *name != "time");
+        rest(new) == rest(old) && others.all(|(name, value)| old.get(name) == Some(value))
     };
-    entries.as_array().into_iter().flatten().map(strip).collect()
+    new.len() == old.len() && new.iter().zip(old).all(|(new, old)| is_same(new, old))
 }
 
 #[cfg(test)]

@@ -52,6 +52,9 @@ pub struct Binding {
     /// The secret, if the token dies with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Reference>,
+    /// The node: of the pod, or what the token dies with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Reference>,
 }
 
 /// All claims.
@@ -112,6 +115,10 @@ impl Claims {
         if let Some(pod) = &binding.pod {
             extra("pod-name", &pod.name);
             extra("pod-uid", &pod.uid);
+        }
+        if let Some(node) = &binding.node {
+            extra("node-name", &node.name);
+            extra("node-uid", &node.uid);
         }
         user
     }
@@ -174,7 +181,7 @@ mod tests {
     fn claims(now_s: i64, life_s: i64) -> Claims {
         let reference = |name: &str| Reference { name: name.to_owned(), uid: format!("{name}-uid") };
         let (serviceaccount, pod) = (reference("sa"), Some(reference("p")));
-        let binding = Binding { namespace: "ns".to_owned(), serviceaccount, pod, secret: None };
+        let binding = Binding { namespace: "ns".to_owned(), serviceaccount, pod, secret: None, node: None };
         Claims::new(binding, vec![ISSUER.to_owned()], now_s, life_s)
     }
 

@@ -13,6 +13,7 @@ use http::Response;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::apply::Owners;
 use super::{Call, Refusal, WriteOptions, not_stored};
 use crate::admit::{self, Operation};
 use crate::http::body::Body;
@@ -28,7 +29,7 @@ impl Call<'_> {
         if !self.resource.is_stored() {
             return self.review(decoded.object).await;
         }
-        let (object, warnings) = self.create(decoded.object, options).await?;
+        let (object, warnings) = self.create(decoded.object, options, Owners::Track).await?;
         self.answer_created(options, &object, &[decoded.warnings, warnings].concat())
     }
 
@@ -52,6 +53,7 @@ impl Call<'_> {
         &self,
         object: Value,
         options: WriteOptions,
+        owners: Owners,
     ) -> Result<(Arc<Object>, Vec<String>), Status> {
         if self.resource.is_namespaced() && self.target.namespace.is_empty() {
             return Err(Status::method_not_allowed());
@@ -68,18 +70,19 @@ impl Call<'_> {
         let generated =
             document::name(&object).is_empty() && !object.text(&["metadata", "generateName"]).is_empty();
         for _ in 1..if generated { NAMES_MAX } else { 1 } {
-            match self.create_once(object.clone(), options).await {
+            match self.create_once(object.clone(), options, owners).await {
                 Err(status) if status.reason == fairway_objects::Reason::AlreadyExists => {}
                 result => return result,
             }
         }
-        self.create_once(object, options).await
+        self.create_once(object, options, owners).await
     }
 
     async fn create_once(
         &self,
         mut object: Value,
         options: WriteOptions,
+        owners: Owners,
     ) -> Result<(Arc<Object>, Vec<String>), Status> {
         let uid = uuid::Uuid::new_v4().to_string();
         let creation = Creation {
@@ -89,6 +92,11 @@ impl Call<'_> {
             random: rand::random(),
         };
         strategy::prepare_for_create(&self.resource, &mut object, &creation);
+        // What admission adds afterwards has no owner.
+        defaults::apply(&self.resource, &mut object);
+        if owners == Owners::Track {
+            self.track("", None, &mut object);
+        }
         let name = document::name(&object).to_owned();
         let attributes = self.attributes(Operation::Create, "", &name, options);
         let mut warnings = admit::mutate(self.api, &attributes, &mut object, None).await?;
@@ -119,6 +127,7 @@ impl Call<'_> {
             if resource.builtin == Some(BuiltinKind::Namespace) {
                 api.furnish_namespace(txn, key.name());
             }
+            admit::settle(txn, &resource);
             Ok(stored)
         });
         match stored.await {

@@ -135,7 +135,9 @@ impl Call<'_> {
                 Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
             let mut object = current.value().clone();
             begin(&resource, &mut object, &options, now);
-            Ok::<_, Refusal>(finish(txn, &collection, &key, &current, object))
+            let outcome = finish(txn, &collection, &key, &current, object);
+            admit::settle(txn, &resource);
+            Ok::<_, Refusal>(outcome)
         });
         deleted.await.map_err(|error| match Refusal::from(error) {
             Refusal::Final(status) => status,

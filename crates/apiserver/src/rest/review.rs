@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Call;
 use crate::auth::User;
 use crate::auth::authorize::{Action, ResourceAction};
+use crate::auth::rbac::Rule;
 use crate::http::body::{self, Body};
 
 impl Call<'_> {
@@ -24,7 +25,7 @@ impl Call<'_> {
             Some(BuiltinKind::SubjectAccessReview | BuiltinKind::LocalSubjectAccessReview) => {
                 self.access(&subject(&object), &object)
             }
-            Some(BuiltinKind::SelfSubjectRulesReview) => self.rules(),
+            Some(BuiltinKind::SelfSubjectRulesReview) => self.rules(&object),
             _ => return Err(Status::method_not_allowed()),
         };
         object.put(&["status"], status);
@@ -48,10 +49,10 @@ impl Call<'_> {
 
     fn access(&self, user: &User, review: &Value) -> Value {
         let resource = review.at(&["spec", "resourceAttributes"]);
-        let path = review.text(&["spec", "nonResourceAttributes", "path"]);
+        let path = |field| review.text(&["spec", "nonResourceAttributes", field]);
         let text = |field| resource.text(&[field]);
         let action = if resource.is_null() {
-            Action::Path(path)
+            Action::Path { verb: path("verb"), path: path("path") }
         } else {
             Action::Resource(ResourceAction {
                 verb: text("verb"),
@@ -62,50 +63,23 @@ impl Call<'_> {
                 name: text("name"),
             })
         };
-        let decision = self.api.authorizer.decide(user, &action);
-        // Command lines print a reason behind the answer; scripts compare a plain `no`.
-        let reason = if decision.is_allowed() { decision.reason() } else { "" };
-        json!({"allowed": decision.is_allowed(), "reason": reason})
+        let decision = self.api.decide(user, &action);
+        json!({"allowed": decision.is_allowed(), "reason": decision.reason()})
     }
 
-    /// What fixed roles can say as rules: everything, or what everybody with a name may do.
-    fn rules(&self) -> Value {
-        let anything = Action::Resource(ResourceAction {
-            verb: "*",
-            group: "*",
-            resource: "*",
-            ..ResourceAction::default()
+    /// Every rule that reaches the asking user in a namespace.
+    fn rules(&self, review: &Value) -> Value {
+        let (rules, missing) = self.api.rbac().rules(self.user, review.text(&["spec", "namespace"]));
+        let (paths, resources): (Vec<Rule>, Vec<Rule>) =
+            rules.into_iter().partition(|rule| !rule.paths.is_empty());
+        let values = |rules: &[Rule]| rules.iter().map(Rule::to_value).collect::<Vec<_>>();
+        let mut status = json!({
+            "resourceRules": values(&resources), "nonResourceRules": values(&paths), "incomplete": !missing.is_empty(),
         });
-        let everything = self.api.authorizer.decide(self.user, &anything).is_allowed();
-        let (resources, paths) = if everything {
-            (json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]), json!(["*"]))
-        } else {
-            let questions = json!([
-                {"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]},
-                {"verbs": ["create"], "apiGroups": ["authorization.k8s.io"],
-                 "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]},
-            ]);
-            (
-                questions,
-                json!([
-                    "/api",
-                    "/api/*",
-                    "/apis",
-                    "/apis/*",
-                    "/healthz",
-                    "/livez",
-                    "/openapi",
-                    "/openapi/*",
-                    "/readyz",
-                    "/version"
-                ]),
-            )
-        };
-        json!({
-            "resourceRules": resources,
-            "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": paths}],
-            "incomplete": false,
-        })
+        if !missing.is_empty() {
+            status.put(&["evaluationError"], missing.join(", "));
+        }
+        status
     }
 }
 

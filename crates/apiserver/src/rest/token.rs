@@ -36,13 +36,15 @@ impl Call<'_> {
         }
         let reference = request.at(&["spec", "boundObjectRef"]);
         let bound = if reference.is_null() { None } else { Some(self.bound(&state, reference)?) };
-        let (pod, secret) = match bound {
-            Some((Bound::Pod, reference)) => (Some(reference), None),
-            Some((Bound::Secret, reference)) => (None, Some(reference)),
-            None => (None, None),
-        };
         let serviceaccount = Reference { name: name.to_owned(), uid: account.metadata("uid").to_owned() };
-        let binding = Binding { namespace: self.target.namespace.clone(), serviceaccount, pod, secret };
+        let namespace = self.target.namespace.clone();
+        let mut binding = Binding { namespace, serviceaccount, pod: None, secret: None, node: None };
+        match bound {
+            Some(Bound::Pod { pod, node }) => (binding.pod, binding.node) = (Some(pod), node),
+            Some(Bound::Secret(secret)) => binding.secret = Some(secret),
+            Some(Bound::Node(node)) => binding.node = Some(node),
+            None => {}
+        }
         let now = Timestamp::now();
         let claims = Claims::new(binding, audiences.clone(), now.as_second(), life);
         let signed = self.api.keys.sign(&claims).map_err(Status::internal)?;
@@ -57,38 +59,61 @@ impl Call<'_> {
         Ok(body::json(201, &request))
     }
 
-    /// The object that the token is to be bound to; it must be there and be the account's.
-    fn bound(&self, state: &State, reference: &Value) -> Result<(Bound, Reference), Status> {
-        let (bound, plural) = match (reference.text(&["apiVersion"]), reference.text(&["kind"])) {
-            ("v1", "Pod") => (Bound::Pod, "pods"),
-            ("v1", "Secret") => (Bound::Secret, "secrets"),
-            (_, kind) => {
-                return Err(Status::bad_request(format!(
-                    "cannot bind token for serviceaccount to object of kind {kind:?}"
-                )));
+    /// The object that the token is to be bound to; it must be there and, if a pod, be the account's.
+    fn bound(&self, state: &State, reference: &Value) -> Result<Bound, Status> {
+        let namespace = self.target.namespace.as_str();
+        let (plural, namespace) = match (reference.text(&["apiVersion"]), reference.text(&["kind"])) {
+            ("v1", "Pod") => ("pods", namespace),
+            ("v1", "Secret") => ("secrets", namespace),
+            ("v1", "Node") => ("nodes", ""),
+            (version, kind) => {
+                let why =
+                    format!("cannot bind token for serviceaccount to object of type {version}, Kind={kind}");
+                return Err(Status::bad_request(why));
             }
         };
         let name = reference.text(&["name"]);
         let resource = Qualified { group: "", name: plural };
-        let object = state.object(&Collection::new("", plural), &Key::new(&self.target.namespace, name));
+        let object = state.object(&Collection::new("", plural), &Key::new(namespace, name));
         let object = object.ok_or_else(|| Status::not_found(resource, name))?;
         let (wanted, uid) = (reference.text(&["uid"]), object.metadata("uid"));
         if !wanted.is_empty() && wanted != uid {
-            return Err(Status::uid_mismatch(resource, name, wanted, uid));
+            let why = format!(
+                "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might \
+                 have been deleted and then recreated"
+            );
+            return Err(Status::conflict(resource, name, &why));
+        }
+        let found = Reference { name: name.to_owned(), uid: uid.to_owned() };
+        match plural {
+            "secrets" => return Ok(Bound::Secret(found)),
+            "nodes" => return Ok(Bound::Node(found)),
+            _ => {}
         }
         let account = self.target.name.as_deref().unwrap_or_default();
-        if matches!(bound, Bound::Pod) && object.value().text(&["spec", "serviceAccountName"]) != account {
+        if object.value().text(&["spec", "serviceAccountName"]) != account {
             let why = format!(
                 "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
             );
             return Err(Status::bad_request(why));
         }
-        Ok((bound, Reference { name: name.to_owned(), uid: uid.to_owned() }))
+        let node = object.value().text(&["spec", "nodeName"]);
+        let node = state.object(&Collection::new("", "nodes"), &Key::new("", node));
+        let node = node.map(|node| Reference {
+            name: node.metadata("name").to_owned(),
+            uid: node.metadata("uid").to_owned(),
+        });
+        Ok(Bound::Pod { pod: found, node })
     }
 }
 
 /// What a token can be bound to.
 enum Bound {
-    Pod,
-    Secret,
+    /// With the node that it runs on.
+    Pod {
+        pod: Reference,
+        node: Option<Reference>,
+    },
+    Secret(Reference),
+    Node(Reference),
 }

@@ -8,10 +8,11 @@ use fairway_objects::document::{self, Document};
 use fairway_objects::field::{FieldError, Path};
 use fairway_objects::patch::{self, PatchType};
 use fairway_objects::status::{Qualified, Status};
-use fairway_objects::{scale, strategy, validate};
+use fairway_objects::{defaults, scale, strategy, validate};
 use http::Response;
 use serde_json::Value;
 
+use super::apply::Owners;
 use super::{Call, Refusal, TRIES_MAX, WriteOptions};
 use crate::admit::{self, Operation, Warnings};
 use crate::http::body::Body;
@@ -19,9 +20,9 @@ use crate::http::query;
 use crate::store::{Key, Object};
 
 /// A change that was decided, with what to tell the client beside it.
-struct Changed {
-    object: Arc<Object>,
-    warnings: Warnings,
+pub(super) struct Changed {
+    pub(super) object: Arc<Object>,
+    pub(super) warnings: Warnings,
 }
 
 impl Call<'_> {
@@ -46,7 +47,7 @@ impl Call<'_> {
         {
             let mut object = decoded.object;
             object.take_at(&["metadata", "resourceVersion"]);
-            let (created, warnings) = self.create(object, options).await?;
+            let (created, warnings) = self.create(object, options, Owners::Track).await?;
             return self.answer_created(options, &created, &[decoded.warnings, warnings].concat());
         }
         let conditional = !decoded.object.text(&["metadata", "resourceVersion"]).is_empty();
@@ -79,7 +80,7 @@ impl Call<'_> {
         body: &Bytes,
     ) -> Result<Response<Body>, Status> {
         let options = self.write_options("PatchOptions")?;
-        if self.query.has("force") && patch_type != PatchType::Apply {
+        if self.query.has("force") {
             let error =
                 FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch");
             return Err(Status::invalid_kind(
@@ -122,7 +123,7 @@ impl Call<'_> {
                 Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
             let decoded = change(current.value())?;
             let (admitted, warnings) =
-                self.admit_update(name, part, decoded.object, &current, options).await?;
+                self.admit_update(name, part, decoded.object, &current, options, Owners::Track).await?;
             match self.replace(&key, admitted, current, options).await {
                 Ok(object) => return Ok(Changed { object, warnings: [decoded.warnings, warnings].concat() }),
                 Err(Refusal::Final(status)) => return Err(status),
@@ -133,17 +134,23 @@ impl Call<'_> {
     }
 
     /// The stages of an update between the decoded object and the transaction.
-    async fn admit_update(
+    pub(super) async fn admit_update(
         &self,
         name: &str,
         part: &str,
         mut new: Value,
         current: &Object,
         options: WriteOptions,
+        owners: Owners,
     ) -> Result<(Value, Warnings), Status> {
         self.check_preconditions(name, &mut new, current)?;
         let written = if part == "scale" { "" } else { part };
+        // What is left to the server is no change: first the defaults, then the comparisons.
+        defaults::apply(&self.resource, &mut new);
         strategy::prepare_for_update(&self.resource, written, &mut new, current.value());
+        if owners == Owners::Track {
+            self.track(part, Some(current.value()), &mut new);
+        }
         let attributes = self.attributes(Operation::Update, part, name, options);
         let mut warnings = admit::mutate(self.api, &attributes, &mut new, Some(current.value())).await?;
         let errors = validate::update(&self.resource, written, &new, current.value());
@@ -170,7 +177,7 @@ impl Call<'_> {
     }
 
     /// Stores `new` over `current` if that is still there; removes it instead when only its last finalizer kept it.
-    async fn replace(
+    pub(super) async fn replace(
         &self,
         key: &Key,
         mut new: Value,
@@ -193,13 +200,15 @@ impl Call<'_> {
                 return txn.remove_as(&collection, &key, new).ok_or(Refusal::Stale);
             }
             admit::reserve(&api, txn, &resource, &key, &mut new, Some(current.value()))?;
-            Ok(txn.put(&collection, &key, new))
+            let stored = txn.put(&collection, &key, new);
+            admit::settle(txn, &resource);
+            Ok(stored)
         });
         Ok(stored.await?)
     }
 
     /// The object in a body must be the one in the path.
-    fn check_address(&self, name: &str, object: &Value) -> Result<(), Status> {
+    pub(super) fn check_address(&self, name: &str, object: &Value) -> Result<(), Status> {
         let stated = document::name(object);
         if !stated.is_empty() && stated != name {
             return Err(Status::bad_request(format!(
@@ -221,7 +230,7 @@ impl Call<'_> {
         decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
     }
 
-    fn answer_part(&self, part: &str, changed: &Changed) -> Result<Response<Body>, Status> {
+    pub(super) fn answer_part(&self, part: &str, changed: &Changed) -> Result<Response<Body>, Status> {
         let warnings = &changed.warnings;
         match part {
             "scale" => self.answer_value(200, &scale::read(&self.resource, changed.object.value()), warnings),

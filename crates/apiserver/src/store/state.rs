@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::log::Change;
 use super::object::{Collection, Key, Object};
 use crate::allocations::Allocations;
+use crate::marks::Marks;
 
 /// The objects of one collection in list order. Cloning is a pointer.
 pub type Objects = OrdMap<Key, Arc<Object>>;
@@ -18,6 +19,7 @@ pub struct State {
     revision: u64,
     collections: OrdMap<Collection, Objects>,
     allocations: Allocations,
+    marks: Marks,
 }
 
 impl State {
@@ -52,6 +54,11 @@ impl State {
         &self.allocations
     }
 
+    /// When roles, webhooks and policies last changed.
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
     /// Puts an object with the revision it carries.
     pub(super) fn load(
         &mut self,
@@ -63,6 +70,7 @@ impl State {
         let old =
             self.collections.entry(collection.clone()).or_default().insert(key.clone(), Arc::clone(&object));
         self.allocations.replace(collection, old.as_deref(), Some(&object));
+        self.marks.note(collection, self.revision);
         old
     }
 
@@ -76,6 +84,7 @@ impl State {
         self.revision = self.revision.max(revision);
         let old = self.collections.get_mut(collection)?.remove(key)?;
         self.allocations.replace(collection, Some(&old), None);
+        self.marks.note(collection, self.revision);
         Some(old)
     }
 }

@@ -24,7 +24,7 @@ fn command(server: &Running, arguments: &str) -> Command {
 }
 
 /// Runs kubectl; its output when it succeeds, its errors when it does not.
-async fn kubectl(server: &Running, arguments: &str, input: &str) -> Result<String, String> {
+pub(crate) async fn kubectl(server: &Running, arguments: &str, input: &str) -> Result<String, String> {
     let mut child = command(server, arguments).spawn().expect("kubectl is installed");
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(input.as_bytes()).await.unwrap();

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking; the allowance for tests does not reach their helpers"
 )]
 
+mod apply;
 mod auth;
 mod documents;
 mod kubectl;

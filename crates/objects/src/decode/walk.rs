@@ -18,6 +18,8 @@ pub(super) struct Findings {
     pub(super) type_error: Option<String>,
     /// Unknown and duplicate fields.
     pub(super) strict: Vec<String>,
+    /// Not found but asked for: zero values that mean absence stay.
+    pub(super) keep_zeros: bool,
 }
 
 /// The way from the document to the value, in reverse.
@@ -319,7 +321,7 @@ impl Walk<'_> {
             let step = Step::Field { parent: &self.step, owner: structure, name: &field.name };
             let walk = Walk::of(self.types, &field.ty, step, self.findings);
             if let Some(value) = entries.next_value_seed(walk)?
-                && !is_absent(field, &value)
+                && (self.findings.keep_zeros && !value.is_null() || !is_absent(field, &value))
             {
                 out.insert(key, value);
             }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::schemas::{PATCH, component, group_version_kind, list_component, reference};
 use crate::document::Object;
-use crate::patch;
+use crate::patch::PatchType;
 use crate::registry::{ObjectType, Resource, Subresource, Verb, delete_options};
 
 /// Adds the paths of a resource and its subresources.
@@ -89,7 +89,7 @@ fn operation(resource: &Resource, subresource: Option<&Subresource>, verb: Verb)
         "x-kubernetes-action": action(subresource, verb),
         "x-kubernetes-group-version-kind": group_version_kind(object, &object.kind),
     });
-    if let (Some(body), Some(operation)) = (body(object, verb), operation.as_object_mut()) {
+    if let (Some(body), Some(operation)) = (body(resource, object, verb), operation.as_object_mut()) {
         operation.insert("requestBody".to_owned(), body);
     }
     operation
@@ -156,14 +156,14 @@ fn parameters(verb: Verb) -> Value {
     texts.chain(booleans.iter().map(of("boolean"))).chain(integers.iter().map(of("integer"))).collect()
 }
 
-fn body(object: &ObjectType, verb: Verb) -> Option<Value> {
+fn body(resource: &Resource, object: &ObjectType, verb: Verb) -> Option<Value> {
     match verb {
         Verb::Create | Verb::Update => {
             let schema = reference(component(object)?);
             Some(json!({"required": true, "content": {"*/*": {"schema": schema}}}))
         }
         Verb::Patch => {
-            let content: Object = patch::ACCEPTED
+            let content: Object = PatchType::accepted(resource)
                 .iter()
                 .map(|media_type| ((*media_type).to_owned(), json!({"schema": reference(PATCH)})))
                 .collect();

@@ -125,13 +125,20 @@ impl Types {
             (None, Some(name)) => (name, false, true),
             (None, None) => (name, false, false),
         };
-        let mut ty = self.ty(package, ty)?;
-        let mut patch = PatchStrategy::default();
+        let mut field = Field {
+            name: Cow::Borrowed(name),
+            required,
+            zero_is_value,
+            tag: parse_tag(tag)?,
+            ty: self.ty(package, ty)?,
+            patch: PatchStrategy::default(),
+            key_default: None,
+            always: false,
+        };
         for flag in words {
-            apply_flag(flag, &mut ty, &mut patch)?;
+            apply_flag(flag, &mut field)?;
         }
-        let name = Cow::Borrowed(name);
-        Ok(Field { name, required, zero_is_value, tag: parse_tag(tag)?, ty, patch })
+        Ok(field)
     }
 
     fn ty(&self, package: &Package, text: &'static str) -> Result<Type, String> {
@@ -197,12 +204,13 @@ fn parse_tag(text: &str) -> Result<Tag, String> {
     Ok(tag)
 }
 
-fn apply_flag(flag: &'static str, ty: &mut Type, patch: &mut PatchStrategy) -> Result<(), String> {
+fn apply_flag(flag: &'static str, field: &mut Field) -> Result<(), String> {
+    let patch = &mut field.patch;
     let (word, argument) = match flag.split_once('(') {
         Some((word, rest)) => (word, rest.strip_suffix(')')),
         None => (flag, None),
     };
-    match (word, argument, ty) {
+    match (word, argument, &mut field.ty) {
         ("set", None, Type::List(list)) => list.topology = ListTopology::Set,
         ("map", Some(keys), Type::List(list)) => {
             list.topology = ListTopology::Map(keys.split(',').map(Cow::Borrowed).collect());
@@ -217,6 +225,10 @@ fn apply_flag(flag: &'static str, ty: &mut Type, patch: &mut PatchStrategy) -> R
         }
         ("retain", None, Type::Struct(_)) => *patch = PatchStrategy::RetainKeys,
         ("replace", None, Type::Struct(_)) => *patch = PatchStrategy::Replace,
+        ("always", None, Type::Struct(_) | Type::List(_)) => field.always = true,
+        ("default", Some(value), Type::Scalar(Scalar::String)) => {
+            field.key_default = Some(Cow::Borrowed(value))
+        }
         _ => return Err(format!("flag `{flag}` does not fit the type")),
     }
     Ok(())

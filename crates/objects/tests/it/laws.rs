@@ -11,9 +11,13 @@ use serde_json::{Map, Value, json};
 const ROUNDS: u64 = 150;
 
 /// A small generator of numbers: seeded, so that a failure repeats.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
     fn next(&mut self) -> u64 {
         // Xorshift of Marsaglia (2003).
         self.0 ^= self.0 << 13;
@@ -32,7 +36,7 @@ impl Random {
 }
 
 /// A document with some of the fields of a structure. Deeper levels have fewer.
-fn document(schema: &Schema, ty: &Type, random: &mut Random, depth: u64) -> Value {
+pub(crate) fn document(schema: &Schema, ty: &Type, random: &mut Random, depth: u64) -> Value {
     match ty {
         Type::Scalar(scalar) => scalar_value(*scalar, random),
         Type::List(list) => {
@@ -102,7 +106,7 @@ fn scalar_value(scalar: Scalar, random: &mut Random) -> Value {
 fn each_document(check: impl Fn(&Resource, Value, &mut Random)) {
     for resource in Registry::builtin().resources() {
         for round in 1..=ROUNDS {
-            let mut random = Random(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut random = Random::seeded(round);
             let schema = &resource.object.schema;
             let mut given = document(schema, &Type::Struct(schema.root), &mut random, 0);
             for field in ["apiVersion", "kind"] {

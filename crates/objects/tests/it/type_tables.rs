@@ -209,6 +209,39 @@ const NESTED: &[(&str, &str)] = &[
     ("Volume.vsphereVolume", "2.20"),
 ];
 
+/// What an item of a list has when it leaves out a key.
+const KEY_DEFAULTS: &[(&str, &str)] = &[("ContainerPort.protocol", "TCP"), ("ServicePort.protocol", "TCP")];
+
+/// Structures that are no pointers on the wire, and a list that is never left out: there, maybe empty, whenever their owner is. `*.x` holds for every structure.
+const ALWAYS: &[&str] = &[
+    "*.metadata",
+    "*.spec",
+    "*.status",
+    "Container.resources",
+    "ContainerStatus.lastState",
+    "ContainerStatus.state",
+    "CronJobSpec.jobTemplate",
+    "CustomResourceDefinitionSpec.names",
+    "CustomResourceDefinitionStatus.acceptedNames",
+    "DaemonSetSpec.template",
+    "DaemonSetSpec.updateStrategy",
+    "DeploymentSpec.strategy",
+    "DeploymentSpec.template",
+    "EphemeralContainer.resources",
+    "IngressStatus.loadBalancer",
+    "JobSpec.template",
+    "NodeDaemonEndpoints.kubeletEndpoint",
+    "NodeStatus.daemonEndpoints",
+    "NodeStatus.nodeInfo",
+    "PersistentVolumeClaimSpec.resources",
+    "PodSpec.containers",
+    "PodTemplate.template",
+    "ReplicaSetSpec.template",
+    "ServiceStatus.loadBalancer",
+    "StatefulSetSpec.template",
+    "StatefulSetSpec.updateStrategy",
+];
+
 /// Types without fields, and the scalar each stands for.
 const OPAQUE: &[(&str, &str)] = &[
     ("Time", "time"),
@@ -320,6 +353,14 @@ impl<'a> Facts<'a> {
                 Some(other) => panic!("{key}: flag {other:?}"),
             };
             write!(out, " {word}").unwrap();
+        }
+        if let Some((_, value)) = KEY_DEFAULTS.iter().find(|(field, _)| *field == key) {
+            write!(out, " default({value})").unwrap();
+        }
+        let known = ALWAYS.contains(&key.as_str()) || ALWAYS.contains(&format!("*.{name}").as_str());
+        let is_opaque = OPAQUE.iter().any(|(opaque, _)| ty.ends_with(&format!(".{opaque}")));
+        if known && ty.contains("io.k8s.") && !is_opaque {
+            out.push_str(" always");
         }
         out
     }
