@@ -9,6 +9,7 @@
 
 mod apply;
 mod auth;
+mod clients;
 mod documents;
 mod kubectl;
 mod proxies;
