@@ -114,6 +114,7 @@ pub(crate) fn reserve(
     new: &mut Value,
     old: Option<&Value>,
 ) -> Result<(), Status> {
+    crate::definitions::reserve(txn, resource, new, old)?;
     if old.is_none() && resource.is_namespaced() {
         builtin::namespace_accepts(txn.state(), resource, key)?;
     }

@@ -24,10 +24,10 @@ impl Allocations {
         }
         let used = Arc::make_mut(&mut self.0);
         if let Some(old) = old {
-            used.remove(old.value());
+            used.remove(&old.document());
         }
         if let Some(new) = new {
-            used.add(new.value());
+            used.add(&new.document());
         }
     }
 }

@@ -1,14 +1,16 @@
 //! What the server serves at one moment: the registry, and the documents that tell clients about it. Documents are made once, when they are
 //! first asked for, and kept with their tag; a new registry comes with documents of its own, so neither can be newer than the other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use fairway_objects::custom::definition;
 use fairway_objects::discovery::{self, Aggregated};
+use fairway_objects::document::{self, Document as _};
 use fairway_objects::openapi;
-use fairway_objects::registry::Registry;
+use fairway_objects::registry::{Registry, Resource};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -18,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::http::body::{self, Body};
 use crate::http::negotiate;
 use crate::http::route::Route;
+use crate::store::Key;
 
 /// A document that many clients ask for.
 #[derive(Debug)]
@@ -42,17 +45,73 @@ impl Document {
     }
 }
 
+/// What a definition gives to the registry.
+#[derive(Debug, Clone)]
+pub(crate) struct Kinds {
+    /// Of the definition.
+    pub(crate) revision: u64,
+    /// One a served version.
+    pub(crate) resources: Vec<Arc<Resource>>,
+    uid: String,
+    generation: i64,
+    accepted_names: Value,
+    established: bool,
+}
+
+impl Kinds {
+    /// What was made of this definition.
+    pub(crate) fn new(revision: u64, definition: &Value, resources: Vec<Arc<Resource>>) -> Self {
+        Self {
+            revision,
+            resources,
+            uid: document::uid(definition).to_owned(),
+            generation: definition.int(&["metadata", "generation"]).unwrap_or(0),
+            accepted_names: definition.at(&["status", "acceptedNames"]).clone(),
+            established: definition::is_established(definition),
+        }
+    }
+
+    /// Whether the same would be made of this newer definition. A deletion that begins counts as a generation, but changes nothing.
+    pub(crate) fn serves(&self, definition: &Value) -> bool {
+        let new = Self::new(self.revision, definition, Vec::new());
+        let going = document::is_terminating(definition);
+        self.uid == new.uid
+            && (self.generation == new.generation || going)
+            && self.accepted_names == new.accepted_names
+            && self.established == new.established
+    }
+}
+
 /// A registry and the documents made from it so far. Their number is bounded by the registry: paths it does not know make none.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     pub(crate) registry: Arc<Registry>,
+    /// By the name of their definition.
+    pub(crate) kinds: BTreeMap<Key, Kinds>,
     documents: Mutex<HashMap<String, Arc<Document>>>,
 }
 
 impl Catalog {
     /// No document is made yet.
     pub(crate) fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, documents: Mutex::default() }
+        Self { registry, kinds: BTreeMap::new(), documents: Mutex::default() }
+    }
+
+    /// The catalog after `old`. Documents of versions whose resources are the same are kept.
+    pub(crate) fn following(old: &Self, registry: Arc<Registry>, kinds: BTreeMap<Key, Kinds>) -> Self {
+        let is_same = |group: &str, version: &str| {
+            let (old, new) = (old.registry.of_version(group, version), registry.of_version(group, version));
+            old.map(Arc::as_ptr).eq(new.map(Arc::as_ptr))
+        };
+        let known = old.documents.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = registry.group_versions().into_iter().filter(|(group, version)| is_same(group, version));
+        let kept = kept.flat_map(|(group, version)| {
+            [format!("resources {group}/{version}"), format!("openapi {group}/{version}")]
+        });
+        let kept = kept.filter_map(|name| known.get(&name).map(|document| (name, Arc::clone(document))));
+        let documents = Mutex::new(kept.collect());
+        drop(known);
+        Self { registry, kinds, documents }
     }
 
     /// Answers a discovery or OpenAPI path.

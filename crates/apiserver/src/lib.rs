@@ -21,6 +21,7 @@ mod allocations;
 pub mod auth;
 mod boot;
 mod catalog;
+mod definitions;
 mod discovery;
 pub mod http;
 mod marks;
@@ -34,14 +35,17 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use fairway_objects::Status;
 use fairway_objects::allocate::Ranges;
+pub use fairway_objects::gateway_api;
 use fairway_objects::registry::Registry;
 use ipnet::Ipv4Net;
+use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::http::listen::{TlsError, TlsFiles};
@@ -67,6 +71,8 @@ pub struct Config {
     pub tls: TlsFiles,
     /// The EC P-256 private key (PKCS #8 PEM) that signs service-account tokens.
     pub service_account_key: PathBuf,
+    /// Definitions of custom resources that are made when they are not there.
+    pub definitions: Vec<Value>,
 }
 
 /// Why a server does not start.
@@ -121,6 +127,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 impl Server {
     /// Opens the store, makes the first objects, listens. Clients that connect from now on wait for [`Server::serve`].
     pub async fn bind(config: Config) -> Result<Self, Error> {
+        Self::bind_with(config, store::Options::default()).await
+    }
+
+    /// The same with other limits of the store, or another clock.
+    pub async fn bind_with(config: Config, options: store::Options) -> Result<Self, Error> {
         let tls = crate::http::listen::tls(&config.tls)?;
         let authority = &config.tls.client_authority;
         let unreadable =
@@ -135,7 +146,7 @@ impl Server {
             let listener = TcpListener::bind(address).await;
             listeners.push(listener.map_err(|source| Error::Listen { address: *address, source })?);
         }
-        let store = Store::open(&config.state_dir)?;
+        let store = Store::open_with(&config.state_dir, options)?;
         let addresses: Vec<SocketAddr> =
             listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let mut advertise = config.advertise;
@@ -145,6 +156,9 @@ impl Server {
         let api = Arc::new(Api {
             store,
             catalog: ArcSwap::from_pointee(catalog::Catalog::new(Arc::clone(Registry::builtin()))),
+            refreshing: Mutex::default(),
+            catalogs: watch::Sender::new(0),
+            definitions: config.definitions,
             ranges: Ranges { service: config.service_range, node_ports: config.node_port_range },
             keys,
             rbac: marks::Made::default(),
@@ -152,15 +166,18 @@ impl Server {
             advertise,
             run_dir: config.run_dir,
             metrics: metrics::Metrics::default(),
+            pulses: rest::watch::pulse::Pulses::default(),
             slots: Semaphore::new(IN_FLIGHT_MAX),
             stop: CancellationToken::new(),
         });
-        api.boot().await.map_err(|error| Error::Boot {
+        let failed = |error| Error::Boot {
             reason: match error {
-                CommitError::Refused(status) => status.message,
+                CommitError::Refused(Status { message, .. }) => message,
                 CommitError::NotStored(error) => error.to_string(),
             },
-        })?;
+        };
+        api.boot().await.map_err(failed)?;
+        api.boot_definitions().await.map_err(failed)?;
         Ok(Self { api, listeners, addresses, tls })
     }
 
@@ -178,10 +195,12 @@ impl Server {
             trigger.cancel();
         });
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.api)));
+        let definitions = tokio::spawn(definitions::run(Arc::clone(&self.api)));
+        let pulses = tokio::spawn(upkeep::look_at_watches(Arc::clone(&self.api)));
         crate::http::listen::serve(self.listeners, self.tls, Arc::new(Front(Arc::clone(&self.api))), stop)
             .await;
         waiting.abort();
-        let _ = upkeep.await;
+        let _ = tokio::join!(upkeep, pulses, definitions);
         self.api.store.close().await;
     }
 }

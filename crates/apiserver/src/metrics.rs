@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fairway_objects::status::Status;
 
+use crate::rest::watch::pulse::Pulses;
 use crate::store;
 
 /// Watches open at once.
@@ -76,14 +77,14 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub(crate) fn render(&self, store: &store::Store) -> String {
+    pub(crate) fn render(&self, store: &store::Store, pulses: &Pulses) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = self.write(&mut text, store);
+        let _ = self.write(&mut text, store, pulses);
         text
     }
 
-    fn write(&self, text: &mut String, store: &store::Store) -> std::fmt::Result {
+    fn write(&self, text: &mut String, store: &store::Store, pulses: &Pulses) -> std::fmt::Result {
         writeln!(
             text,
             "# HELP apiserver_request_total Requests answered.\n# TYPE apiserver_request_total counter"
@@ -109,16 +110,55 @@ impl Metrics {
             writeln!(text, "{name}_sum{{verb=\"{verb}\"}} {}", histogram.sum_s)?;
             writeln!(text, "{name}_count{{verb=\"{verb}\"}} {}", histogram.count)?;
         }
-        self.write_store(text, store)
+        self.write_singles(text, store, pulses)?;
+        write_collections(text, store)
     }
 
-    fn write_store(&self, text: &mut String, store: &store::Store) -> std::fmt::Result {
+    #[expect(clippy::too_many_lines, reason = "one table")]
+    fn write_singles(&self, text: &mut String, store: &store::Store, pulses: &Pulses) -> std::fmt::Result {
         let state = store.state();
         let counters = store.metrics();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let watches = self.watches.load(Ordering::Relaxed) as u64;
         let singles = [
             ("apiserver_longrunning_requests", "gauge", "Watches open.", watches),
+            (
+                "fairway_watches_dropped_total",
+                "counter",
+                "Watches hung up on because their clients did not read.",
+                pulses.dropped(),
+            ),
+            (
+                "apiserver_storage_size_bytes",
+                "gauge",
+                "Snapshots and logs on disk, as of the last look.",
+                load(&counters.disk_bytes),
+            ),
+            (
+                "etcd_mvcc_db_total_size_in_bytes",
+                "gauge",
+                "The same under the name that dashboards of etcd know.",
+                load(&counters.disk_bytes),
+            ),
+            (
+                "fairway_store_segment_bytes",
+                "gauge",
+                "The log file that is appended to.",
+                load(&counters.segment_bytes),
+            ),
+            ("fairway_store_queue_length", "gauge", "Transactions that wait.", store.queue_len() as u64),
+            (
+                "fairway_store_compacted_events_total",
+                "counter",
+                "Changes that watchers can no longer come back for.",
+                load(&counters.compacted_events),
+            ),
+            (
+                "fairway_store_compacted_trees_total",
+                "counter",
+                "Documents whose trees were let go.",
+                load(&counters.compacted_trees),
+            ),
             (
                 "apiserver_request_terminations_total",
                 "counter",
@@ -156,18 +196,36 @@ impl Metrics {
         for (name, kind, help, value) in singles {
             writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")?;
         }
-        writeln!(
-            text,
-            "# HELP apiserver_storage_objects Objects stored.\n# TYPE apiserver_storage_objects gauge"
-        )?;
-        for (collection, objects) in state.collections() {
-            writeln!(
-                text,
-                "apiserver_storage_objects{{resource=\"{}\"}} {}",
-                collection.as_str(),
-                objects.len()
-            )?;
-        }
         Ok(())
     }
+}
+
+/// What is counted for each collection.
+fn write_collections(text: &mut String, store: &store::Store) -> std::fmt::Result {
+    let state = store.state();
+    let logs = store.logs();
+    let head = |text: &mut String, name: &str, help: &str| {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge")
+    };
+    head(text, "apiserver_storage_objects", "Objects stored.")?;
+    for (collection, objects) in state.collections() {
+        let (resource, count) = (collection.as_str(), objects.len());
+        writeln!(text, "apiserver_storage_objects{{resource=\"{resource}\"}} {count}")?;
+    }
+    head(text, "apiserver_registered_watchers", "Watches of a resource.")?;
+    for (collection, log) in &logs {
+        let (resource, count) = (collection.as_str(), log.watcher_count());
+        writeln!(text, "apiserver_registered_watchers{{resource=\"{resource}\"}} {count}")?;
+    }
+    head(text, "fairway_store_log_events", "Changes that watchers can come back for.")?;
+    for (collection, log) in &logs {
+        let (resource, (count, _)) = (collection.as_str(), log.size());
+        writeln!(text, "fairway_store_log_events{{resource=\"{resource}\"}} {count}")?;
+    }
+    head(text, "fairway_store_log_held_bytes", "Text of superseded versions in them.")?;
+    for (collection, log) in &logs {
+        let (resource, (_, bytes)) = (collection.as_str(), log.size());
+        writeln!(text, "fairway_store_log_held_bytes{{resource=\"{resource}\"}} {bytes}")?;
+    }
+    Ok(())
 }

@@ -2,11 +2,12 @@
 //! in [`admit`](crate::admit) and in the modules of subresources.
 
 mod agent;
-mod answer;
+pub(crate) mod answer;
 mod apply;
 mod bind;
 mod create;
 mod delete;
+mod present;
 mod proxy;
 mod read;
 mod relay;
@@ -15,11 +16,12 @@ mod selection;
 mod stream;
 mod token;
 mod update;
-mod watch;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fairway_objects::convert;
 use fairway_objects::decode::{self, Decoded, FieldValidation};
 use fairway_objects::field::{FieldError, Path};
 use fairway_objects::patch::PatchType;
@@ -28,6 +30,7 @@ use fairway_objects::status::{Qualified, Status};
 use http::{HeaderMap, Method, Request, Response, header};
 use hyper::body::Incoming;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::admit::{self, Attributes, Operation, Warnings};
 use crate::auth::User;
@@ -45,11 +48,16 @@ const TRIES_MAX: usize = 5;
 pub(crate) struct Call<'a> {
     pub(crate) api: &'a Arc<Api>,
     pub(crate) user: &'a User,
+    /// What is stored.
     pub(crate) resource: Arc<Resource>,
+    /// What the client reads and writes: the same, but for events.k8s.io.
+    pub(crate) served: Arc<Resource>,
     pub(crate) target: &'a Target,
     pub(crate) query: &'a Query,
     pub(crate) collection: Collection,
     pub(crate) headers: HeaderMap,
+    /// Ends the connection of the request.
+    pub(crate) hang_up: CancellationToken,
 }
 
 /// What a write may be told beside its object.
@@ -90,9 +98,11 @@ pub(crate) async fn handle(
     if !target.namespace.is_empty() && !resource.is_namespaced() {
         return Err(Status::resource_not_found());
     }
+    let (served, resource) = (Arc::clone(&resource), catalog.registry.storage(&resource));
     let collection = Collection::new(resource.group(), &resource.plural);
     let headers = request.headers().clone();
-    let call = Call { api, user, resource, target, query, collection, headers };
+    let hang_up = request.extensions().get::<CancellationToken>().cloned().unwrap_or_default();
+    let call = Call { api, user, resource, served, target, query, collection, headers, hang_up };
     match (&target.name, &target.subresource) {
         (Some(name), Some(subresource)) => call.subresource(name, subresource, request).await,
         (Some(name), None) => call.one(name, request).await,
@@ -151,9 +161,15 @@ impl Call<'_> {
         }
         let method = request.method().clone();
         match (subresource, method.as_str()) {
-            ("status" | "scale", "GET" | "HEAD") => self.get_part(name, subresource),
-            ("status" | "scale" | "finalize", "PUT") => self.update_from(name, subresource, request).await,
-            ("status" | "scale", "PATCH") => self.patch_from(name, subresource, request).await,
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "GET" | "HEAD") => {
+                self.get_part(name, subresource)
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize" | "finalize", "PUT") => {
+                self.update_from(name, subresource, request).await
+            }
+            ("status" | "scale" | "ephemeralcontainers" | "resize", "PATCH") => {
+                self.patch_from(name, subresource, request).await
+            }
             ("binding" | "eviction" | "token", "POST") => {
                 let decoded = self.decode(&known.object, &body::read(request.into_body()).await?)?;
                 let (object, warnings) = self.admit_question(name, subresource, decoded).await?;
@@ -165,11 +181,6 @@ impl Call<'_> {
                 answer::warn(&mut response, &warnings);
                 Ok(response)
             }
-            ("ephemeralcontainers" | "resize", "GET" | "HEAD") => {
-                self.allowed(Verb::Get).and_then(|()| self.get(name))
-            }
-            ("ephemeralcontainers" | "resize", "PUT") => self.update_from(name, subresource, request).await,
-            ("ephemeralcontainers" | "resize", "PATCH") => self.patch_from(name, subresource, request).await,
             ("proxy", _) => self.proxy(name, request).await,
             ("log", "GET") => self.log(name).await,
             ("exec" | "attach" | "portforward", "GET" | "POST") => {
@@ -230,7 +241,8 @@ impl Call<'_> {
 
     /// The form that the client wants its answer in.
     pub(crate) fn form(&self) -> Result<Form, Status> {
-        negotiate::object(self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()))
+        let accept = self.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        negotiate::object(accept, self.resource.builtin.is_none())
     }
 
     fn content_type(&self) -> &str {
@@ -245,6 +257,18 @@ impl Call<'_> {
             body,
             self.write_options("CreateOptions")?.validation,
         )
+    }
+
+    /// Decodes what is written to the resource or a part of it, into the form that is stored.
+    pub(crate) fn decode_written(
+        &self,
+        part: &str,
+        body: &Bytes,
+        validation: FieldValidation,
+    ) -> Result<Decoded, Status> {
+        let object_type = self.served.subresource(part).map_or(&self.served.object, |part| &part.object);
+        let decoded = decode::decode(object_type, self.content_type(), body, validation)?;
+        Ok(Decoded { object: convert::stored(&self.served, decoded.object), ..decoded })
     }
 
     pub(crate) fn key(&self, name: &str) -> Key {
@@ -300,6 +324,11 @@ impl Call<'_> {
         }
     }
 
+    /// A Status as the answer.
+    pub(crate) fn answer_status(&self, status: &Status) -> Response<Body> {
+        answer::status(self.headers.get(header::ACCEPT), status)
+    }
+
     /// The answer of one stored object.
     pub(crate) fn answer(
         &self,
@@ -307,7 +336,9 @@ impl Call<'_> {
         object: &crate::store::Object,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
-        let mut response = answer::object(code, self.form()?, &self.resource, object, self.query)?;
+        let shown = present::present(&self.resource, object);
+        let object = shown.as_ref().unwrap_or(object);
+        let mut response = answer::object(code, self.form()?, &self.served, object, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)
     }
@@ -319,7 +350,7 @@ impl Call<'_> {
         value: &Value,
         warnings: &[String],
     ) -> Result<Response<Body>, Status> {
-        let mut response = answer::value(code, self.form()?, &self.resource, value, self.query)?;
+        let mut response = answer::value(code, self.form()?, &self.served, value, self.query)?;
         answer::warn(&mut response, warnings);
         Ok(response)
     }

@@ -1,15 +1,16 @@
 //! A request's life: route, who asks, may they, is there room, answer, count.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fairway_objects::allocate::Ranges;
 use fairway_objects::status::Status;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::rbac::Rbac;
@@ -22,6 +23,7 @@ use crate::http::route::{self, Route, Target};
 use crate::marks::Made;
 use crate::metrics::Metrics;
 use crate::rest;
+use crate::rest::watch::pulse::Pulses;
 use crate::store::Store;
 
 /// Requests under way at once, not counting watches and streams.
@@ -34,6 +36,12 @@ pub(crate) struct Api {
     pub(crate) store: Store,
     /// What is served now. A request takes it once and goes by that to its end.
     pub(crate) catalog: ArcSwap<Catalog>,
+    /// Held while the catalog is made to follow the store.
+    pub(crate) refreshing: Mutex<()>,
+    /// How many catalogs there were.
+    pub(crate) catalogs: watch::Sender<u64>,
+    /// Custom resources that are there from the beginning.
+    pub(crate) definitions: Vec<Value>,
     pub(crate) ranges: Ranges,
     pub(crate) keys: Keys,
     /// What roles and bindings say.
@@ -42,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) advertise: std::net::SocketAddr,
     pub(crate) run_dir: PathBuf,
     pub(crate) metrics: Metrics,
+    pub(crate) pulses: Pulses,
     pub(crate) slots: Semaphore,
     pub(crate) stop: CancellationToken,
 }
@@ -50,7 +59,8 @@ pub(crate) struct Api {
 pub(crate) struct Front(pub(crate) Arc<Api>);
 
 impl Handle for Front {
-    async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(&self, peer: &Peer, mut request: Request<Incoming>) -> Response<Body> {
+        request.extensions_mut().insert(peer.hang_up.clone());
         let api = &self.0;
         let started = Instant::now();
         let route = route::parse(request.uri().path());
@@ -61,9 +71,10 @@ impl Handle for Front {
             }
             _ => (path_verb(request.method()), String::new()),
         };
+        let accept = request.headers().get(header::ACCEPT).cloned();
         let mut response = match api.answer(peer, &route, &query, verb, request).await {
             Ok(response) => response,
-            Err(status) => body::status(&status),
+            Err(status) => rest::answer::status(accept.as_ref(), &status),
         };
         if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
             response.headers_mut().insert("audit-id", id);
@@ -139,7 +150,7 @@ impl Api {
             Route::Metrics => body::respond(
                 200,
                 "text/plain; version=0.0.4; charset=utf-8",
-                body::full(self.metrics.render(&self.store)),
+                body::full(self.metrics.render(&self.store, &self.pulses)),
             ),
             Route::OpenIdConfiguration => body::json(
                 200,

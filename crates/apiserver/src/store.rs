@@ -10,6 +10,7 @@
 
 mod directory;
 mod frame;
+mod index;
 mod log;
 mod metrics;
 mod object;
@@ -20,23 +21,53 @@ mod tests;
 mod writer;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use index::Index;
 pub(crate) use log::event_line;
 pub use log::{Change, Compacted, Event, Log};
 pub use metrics::Metrics;
-pub use object::{Collection, Key, Object};
+pub use object::{Collection, EventType, Key, Object};
 pub use state::{Objects, State, Txn};
 
 /// Transactions that may wait for the writer; a full queue makes senders wait.
 const QUEUE_LEN_MAX: usize = 1024;
 
-/// A log is rotated and a snapshot written when its segment is longer than this (or twice the last snapshot).
-const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// Milliseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What may vary between stores.
+#[derive(Clone)]
+pub struct Options {
+    /// A log is rotated and a snapshot written when its segment is longer than this (or twice the last snapshot).
+    pub segment_bytes_min: u64,
+    /// History on disk gives way when its logs are longer than this together.
+    pub logs_bytes_max: u64,
+    /// What the time is.
+    pub clock: Clock,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let clock = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        };
+        Self { segment_bytes_min: 4 << 20, logs_bytes_max: 128 << 20, clock: Arc::new(clock) }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Options({} {})", self.segment_bytes_min, self.logs_bytes_max)
+    }
+}
 
 /// Why the state directory cannot be used. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -126,12 +157,14 @@ pub(crate) struct Shared {
 }
 
 impl Store {
-    /// Opens (or makes) the state directory: takes its lock, loads the oldest kept snapshot, replays what follows.
+    /// Opens (or makes) the state directory: takes its lock, loads the oldest kept snapshot, replays what
+    /// follows.
     pub fn open(path: &Path) -> Result<Store, OpenError> {
-        Self::open_with(path, SEGMENT_BYTES_MIN)
+        Self::open_with(path, Options::default())
     }
 
-    fn open_with(path: &Path, segment_bytes_min: u64) -> Result<Store, OpenError> {
+    /// Opens a directory with other limits, or another clock.
+    pub fn open_with(path: &Path, options: Options) -> Result<Store, OpenError> {
         let opened = directory::open(path)?;
         let shared = Arc::new(Shared {
             revision: watch::Sender::new(opened.state.revision()),
@@ -140,13 +173,8 @@ impl Store {
             base: opened.base,
             metrics: Metrics::default(),
         });
-        let writer = writer::start(
-            Arc::clone(&shared),
-            opened.directory,
-            opened.segment,
-            QUEUE_LEN_MAX,
-            segment_bytes_min,
-        );
+        let writer =
+            writer::start(Arc::clone(&shared), opened.directory, opened.segment, QUEUE_LEN_MAX, options);
         let queue = writer.map_err(|source| OpenError::Io {
             action: "start the writer for",
             path: path.to_owned(),
@@ -205,6 +233,23 @@ impl Store {
         let closed = || CommitError::NotStored(WriteError::Closed);
         self.queue.send(writer::Message::Job(Box::new(job))).await.map_err(|_| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Lets go of what is old: events beyond their age, trees of documents that nobody uses, files that only they needed. Called from time to
+    /// time, so that an idle server becomes small again.
+    pub async fn compact(&self) {
+        let _ = self.queue.send(writer::Message::Compact).await;
+    }
+
+    /// Transactions that wait for the writer.
+    pub fn queue_len(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    /// Every log that there is, with its collection.
+    pub fn logs(&self) -> Vec<(Collection, Arc<Log>)> {
+        let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
+        logs.iter().map(|(collection, log)| (collection.clone(), Arc::clone(log))).collect()
     }
 
     /// Finishes what is queued, then releases the directory.

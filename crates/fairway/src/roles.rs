@@ -23,6 +23,8 @@ const GATEWAY: (&str, &str) = ("fairway-system", "fairway-gateway");
 const NODE_LINK: &str = "eth0";
 /// kube-proxy's port for health and metrics.
 const NODE_ADMIN_PORT: u16 = 10_256;
+/// Threads of the API server's runtime; its writer has its own.
+const API_SERVER_THREADS: usize = 2;
 /// Cluster records live this long in caches: what CoreDNS gives them.
 const TTL_S: u32 = 5;
 
@@ -32,8 +34,16 @@ where
     F: FnOnce(Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
+    run_on(&mut tokio::runtime::Builder::new_current_thread(), role)
+}
+
+fn run_on<F, Fut>(runtime: &mut tokio::runtime::Builder, role: F) -> ExitCode
+where
+    F: FnOnce(Shutdown) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
     logging::init("info");
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return outcome::failed(error),
     };
@@ -47,9 +57,11 @@ fn load(path: &Path) -> anyhow::Result<(Settings, Pki)> {
     Ok((settings, files))
 }
 
-/// `fairway apiserver`.
+/// `fairway apiserver`. TLS and JSON of many connections need more than one core.
 pub(crate) fn api_server(arguments: &RoleArgs) -> ExitCode {
-    run(async |shutdown| {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(API_SERVER_THREADS);
+    run_on(&mut runtime, async |shutdown| {
         let (settings, files) = load(&arguments.settings)?;
         let pair = files.apiserver();
         let config = fairway_apiserver::Config {
@@ -65,6 +77,9 @@ pub(crate) fn api_server(arguments: &RoleArgs) -> ExitCode {
                 client_authority: files.ca().certificate,
             },
             service_account_key: files.service_account_key(),
+            definitions: fairway_apiserver::gateway_api::definitions(
+                fairway_apiserver::gateway_api::Channel::Standard,
+            ),
         };
         Ok(fairway_apiserver::run(config, shutdown.requested()).await?)
     })

@@ -218,42 +218,46 @@ fn owners_before_apply(resource: &Resource, live: &Value, now: Timestamp) -> Man
 /// A client may rewrite the owners themselves (`managedFields: [{}]` forgets them all); what it leaves out or garbles stays as it was. An
 /// object without owners is not tracked again before it is applied.
 pub fn track(resource: &Resource, old: Option<&Value>, new: &mut Value, author: &Author<'_>) {
-    let mut managed = owners_after_request(old, new, author.subresource);
-    if managed.is_empty() && old.is_some() {
+    let mut entries = entries_after_request(old, new, author.subresource);
+    if entries.is_empty() && old.is_some() {
         new.take_at(&["metadata", "managedFields"]);
         return;
     }
     let domain = Domain::of(resource, author.subresource);
     let nothing = Value::Null;
     let changes = compare::compare_within(&resource.object.schema, domain, old.unwrap_or(&nothing), new);
-    let written = changes.written();
-    managed.subtract(&written);
-    managed.subtract(&changes.removed);
+    let (written, removed) = changes.into_written_and_removed();
+    if !written.is_empty() || !removed.is_empty() {
+        entries.retain_mut(|entry| {
+            let Some(fields) = entry.map_mut(&["fieldsV1"]) else { return false };
+            !(written.subtract_from(fields) | removed.subtract_from(fields))
+        });
+    }
     if !written.is_empty() {
         let manager = author.manager(resource, Operation::Update);
-        let mut fields = managed.take(&manager).map(|entry| entry.fields).unwrap_or_default();
-        fields.unite(&written);
-        managed.put(Entry { manager, time: strategy::timestamp(author.now), fields });
-        managed.cap();
+        managed::take_over(&mut entries, &manager, written, &strategy::timestamp(author.now));
     }
-    managed.write(new);
+    if entries.is_empty() {
+        new.take_at(&["metadata", "managedFields"]);
+    } else {
+        new.put(&["metadata", "managedFields"], entries);
+    }
 }
 
-/// The owners that a request leaves before what it changed is counted.
-fn owners_after_request(old: Option<&Value>, new: &Value, subresource: &str) -> ManagedFields {
-    let given = new.list(&["metadata", "managedFields"]);
-    let is_reset = matches!(given, [entry] if entry.as_object().is_some_and(document::Object::is_empty));
-    if subresource.is_empty() && is_reset {
-        return ManagedFields::default();
+/// The entries that a request leaves before what it changed is counted; canonical, as stored ones are.
+fn entries_after_request(old: Option<&Value>, new: &Value, subresource: &str) -> Vec<Value> {
+    let path = ["metadata", "managedFields"];
+    let stored = old.map(|old| old.list(&path)).unwrap_or_default();
+    let given = new.list(&path);
+    if given.is_empty() || given == stored || !subresource.is_empty() {
+        return stored.to_vec();
     }
-    let given = if subresource.is_empty() {
-        ManagedFields::read(new).unwrap_or_default()
-    } else {
-        ManagedFields::default()
-    };
-    match old {
-        Some(old) if given.is_empty() => ManagedFields::read(old).unwrap_or_default(),
-        _ => given,
+    if matches!(given, [entry] if entry.as_object().is_some_and(document::Object::is_empty)) {
+        return Vec::new();
+    }
+    match ManagedFields::read(new) {
+        Ok(managed) if !managed.is_empty() => managed.into_entries(),
+        _ => stored.to_vec(),
     }
 }
 

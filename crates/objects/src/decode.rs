@@ -11,6 +11,7 @@ use crate::document::Document;
 use crate::registry::ObjectType;
 use crate::status::Status;
 
+mod custom;
 mod protobuf;
 mod scalar;
 mod walk;
@@ -64,6 +65,9 @@ pub fn decode(
     body: &[u8],
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
+    if let Some(custom) = &object_type.custom {
+        return custom::decode(object_type, custom, content_type, body, validation);
+    }
     match content_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" => json(object_type, body, validation),
         "application/yaml" => yaml(object_type, body, validation),
@@ -85,6 +89,9 @@ pub fn normalize(
 ) -> Result<Decoded, Status> {
     if !is_shallow(&document, DEPTH_MAX) {
         return Err(unrecognized(object_type, "json: exceeded max depth"));
+    }
+    if let Some(custom) = &object_type.custom {
+        return custom::normalize(object_type, custom, document, validation);
     }
     let mut findings = Findings::default();
     let walked = Walk::root(&object_type.schema, &mut findings).deserialize(document);
@@ -131,15 +138,22 @@ fn json(object_type: &ObjectType, body: &[u8], validation: FieldValidation) -> R
 }
 
 fn yaml(object_type: &ObjectType, body: &[u8], validation: FieldValidation) -> Result<Decoded, Status> {
+    normalize(object_type, yaml_document(object_type, body, validation)?, validation)
+}
+
+fn yaml_document(
+    object_type: &ObjectType,
+    body: &[u8],
+    validation: FieldValidation,
+) -> Result<Value, Status> {
     let text = std::str::from_utf8(body).map_err(|error| unrecognized(object_type, &error.to_string()))?;
     let policy = match validation {
         FieldValidation::Strict => serde_saphyr::DuplicateKeyPolicy::Error,
         FieldValidation::Ignore | FieldValidation::Warn => serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
     let options = serde_saphyr::options! { duplicate_keys: policy };
-    let document = serde_saphyr::from_str_with_options::<Value>(text, options)
-        .map_err(|error| unrecognized(object_type, &format!("yaml: {error}")))?;
-    normalize(object_type, document, validation)
+    serde_saphyr::from_str_with_options::<Value>(text, options)
+        .map_err(|error| unrecognized(object_type, &format!("yaml: {error}")))
 }
 
 /// Checks what the walk found; fills in `apiVersion` and `kind`.

@@ -2,14 +2,19 @@
 
 use serde_json::{Value, json};
 
+use crate::custom::{definition, shape};
 use crate::document::Document;
 use crate::registry::{BuiltinKind, Resource};
 
+mod admission;
 mod pod;
 mod service;
 
 /// Fills in what the object leaves to the server. Idempotent; also for objects read from an older store.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = resource.custom() {
+        return shape::complete(&custom.tree, object);
+    }
     match resource.builtin {
         Some(BuiltinKind::Pod) => {
             pod::spec(object, &["spec"]);
@@ -26,42 +31,53 @@ pub fn apply(resource: &Resource, object: &mut Value) {
         Some(BuiltinKind::ReplicationController) => replication_controller(object),
         Some(BuiltinKind::StatefulSet) => stateful_set(object),
         Some(BuiltinKind::DaemonSet) => daemon_set(object),
+        Some(BuiltinKind::CustomResourceDefinition) => definition::complete(object),
         Some(BuiltinKind::Job) => job(object),
         Some(BuiltinKind::CronJob) => cron_job(object),
+        Some(BuiltinKind::PodTemplate) => pod::spec(object, &["template", "spec"]),
+        Some(BuiltinKind::LimitRange) => limit_range(object),
+        Some(BuiltinKind::PersistentVolumeClaim) => {
+            object.put_default(&["spec", "volumeMode"], "Filesystem");
+            object.put_default(&["status", "phase"], "Pending");
+        }
+        Some(BuiltinKind::PriorityClass) => {
+            object.put_default(&["preemptionPolicy"], "PreemptLowerPriority");
+        }
+        Some(BuiltinKind::StorageClass) => {
+            object.put_default(&["reclaimPolicy"], "Delete");
+            object.put_default(&["volumeBindingMode"], "Immediate");
+        }
+        Some(BuiltinKind::RoleBinding | BuiltinKind::ClusterRoleBinding) => role_binding(object),
+        Some(BuiltinKind::MutatingWebhookConfiguration | BuiltinKind::ValidatingWebhookConfiguration) => {
+            let mutating = resource.builtin == Some(BuiltinKind::MutatingWebhookConfiguration);
+            admission::webhooks(object, mutating);
+        }
+        Some(BuiltinKind::ValidatingAdmissionPolicy) => admission::policy(object),
+        Some(BuiltinKind::ValidatingAdmissionPolicyBinding) => {
+            admission::match_resources(object, &["spec", "matchResources"]);
+        }
         Some(
             BuiltinKind::Binding
             | BuiltinKind::ClusterRole
-            | BuiltinKind::ClusterRoleBinding
             | BuiltinKind::ConfigMap
             | BuiltinKind::ControllerRevision
-            | BuiltinKind::CustomResourceDefinition
             | BuiltinKind::Event
             | BuiltinKind::IPAddress
             | BuiltinKind::Ingress
             | BuiltinKind::Lease
-            | BuiltinKind::LimitRange
             | BuiltinKind::LocalSubjectAccessReview
-            | BuiltinKind::MutatingWebhookConfiguration
             | BuiltinKind::Namespace
             | BuiltinKind::Node
-            | BuiltinKind::PersistentVolumeClaim
             | BuiltinKind::PodDisruptionBudget
-            | BuiltinKind::PodTemplate
-            | BuiltinKind::PriorityClass
             | BuiltinKind::ResourceQuota
             | BuiltinKind::Role
-            | BuiltinKind::RoleBinding
             | BuiltinKind::SelfSubjectAccessReview
             | BuiltinKind::SelfSubjectReview
             | BuiltinKind::SelfSubjectRulesReview
             | BuiltinKind::ServiceAccount
             | BuiltinKind::ServiceCIDR
-            | BuiltinKind::StorageClass
             | BuiltinKind::SubjectAccessReview
-            | BuiltinKind::TokenReview
-            | BuiltinKind::ValidatingAdmissionPolicy
-            | BuiltinKind::ValidatingAdmissionPolicyBinding
-            | BuiltinKind::ValidatingWebhookConfiguration,
+            | BuiltinKind::TokenReview,
         )
         | None => {}
     }
@@ -161,7 +177,38 @@ fn daemon_set(object: &mut Value) {
 }
 
 fn job(object: &mut Value) {
+    let labels = object.at(&["spec", "template", "metadata", "labels"]).clone();
+    if !labels.is_null() {
+        object.put_default(&["metadata", "labels"], labels);
+    }
     job_spec(object, &["spec"]);
+}
+
+/// What a container may use is what it uses unless it says so; the least it may use is what it asks for.
+fn limit_range(object: &mut Value) {
+    for limit in object.list_mut(&["spec", "limits"]) {
+        if limit.text(&["type"]) != "Container" {
+            continue;
+        }
+        for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
+            let values = limit.map(&[from]).cloned().unwrap_or_default();
+            for (name, value) in values {
+                limit.put_default(&[to, &name], value);
+            }
+        }
+    }
+}
+
+fn role_binding(object: &mut Value) {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    if object.has(&["roleRef"]) {
+        object.put_default(&["roleRef", "apiGroup"], GROUP);
+    }
+    for subject in object.list_mut(&["subjects"]) {
+        if matches!(subject.text(&["kind"]), "User" | "Group") {
+            subject.put_default(&["apiGroup"], GROUP);
+        }
+    }
 }
 
 fn job_spec(object: &mut Value, path: &[&str]) {
@@ -171,10 +218,18 @@ fn job_spec(object: &mut Value, path: &[&str]) {
         spec.put(&["completions"], 1);
     }
     spec.put_default(&["parallelism"], 1);
-    spec.put_default(&["backoffLimit"], 6);
+    // With a limit for each index there is none for all of them together.
+    let together = if spec.has(&["backoffLimitPerIndex"]) { i32::MAX } else { 6 };
+    spec.put_default(&["backoffLimit"], together);
     spec.put_default(&["completionMode"], "NonIndexed");
     spec.put_default(&["suspend"], false);
-    spec.put_default(&["podReplacementPolicy"], "TerminatingOrFailed");
+    let replace = if spec.has(&["podFailurePolicy"]) { "Failed" } else { "TerminatingOrFailed" };
+    spec.put_default(&["podReplacementPolicy"], replace);
+    for rule in spec.list_mut(&["podFailurePolicy", "rules"]) {
+        for pattern in rule.list_mut(&["onPodConditions"]) {
+            pattern.put_default(&["status"], "True");
+        }
+    }
     spec.put_default(&["manualSelector"], false);
     pod::spec(spec, &["template", "spec"]);
 }

@@ -24,6 +24,13 @@ impl<'a> Path<'a> {
         Path { parent: None, segment: Segment::Name(name) }
     }
 
+    /// The object as a whole: shown as nothing.
+    pub const ROOT: Path<'static> = Path::new("");
+
+    fn is_root(&self) -> bool {
+        self.parent.is_none() && matches!(self.segment, Segment::Name(""))
+    }
+
     /// A field of the object at this path.
     pub const fn field(&'a self, name: &'a str) -> Path<'a> {
         Path { parent: Some(self), segment: Segment::Name(name) }
@@ -45,7 +52,7 @@ impl fmt::Display for Path<'_> {
         if let Some(parent) = self.parent {
             parent.fmt(f)?;
         }
-        match (self.segment, self.parent) {
+        match (self.segment, self.parent.filter(|parent| !parent.is_root())) {
             (Segment::Name(name), None) => f.write_str(name),
             (Segment::Name(name), Some(_)) => write!(f, ".{name}"),
             (Segment::Index(index), _) => write!(f, "[{index}]"),
@@ -129,12 +136,22 @@ impl FieldError {
     }
 
     /// `Unsupported value: "X": supported values: "A", "B"`, in the order given.
-    pub fn not_supported(path: &Path<'_>, value: &str, supported: &[&str]) -> FieldError {
+    pub fn not_supported(path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) -> FieldError {
         let list: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
-        let text = format!("Unsupported value: {value:?}");
+        let text = format!("Unsupported value: {}", value.into());
         let detail =
             if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
         Self::new(FieldErrorKind::NotSupported, path, with_detail(text, &detail))
+    }
+
+    /// `Invalid value: <json>: detail`, for a value of another type.
+    pub fn type_invalid(path: &Path<'_>, value: impl Into<Value>, detail: &str) -> FieldError {
+        Self { kind: FieldErrorKind::TypeInvalid, ..Self::invalid(path, value, detail) }
+    }
+
+    /// `Invalid value: detail`, where the value is not shown.
+    pub fn invalid_unshown(path: &Path<'_>, detail: &str) -> FieldError {
+        Self::new(FieldErrorKind::Invalid, path, with_detail("Invalid value".to_owned(), detail))
     }
 
     /// `Duplicate value: <json>`

@@ -15,11 +15,14 @@
 
 pub mod allocate;
 pub mod apply;
+pub mod cel;
 pub mod convert;
+pub mod custom;
 pub mod decode;
 pub mod defaults;
 pub mod discovery;
 pub mod document;
+pub mod encode;
 pub mod field;
 pub mod gateway_api;
 pub mod names;

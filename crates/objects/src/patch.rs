@@ -146,7 +146,8 @@ mod tests {
                                             {"op": "add", "path": "/a/c", "value": [1]}]),
         );
         assert_eq!(patched.unwrap(), json!({"a": {"b": 1, "c": [1]}}));
-        let absent = json!([{"op": "test", "path": "/a/x", "value": null}, {"op": "add", "path": "/a/x", "value": 1}]);
+        let absent =
+            json!([{"op": "test", "path": "/a/x", "value": null}, {"op": "add", "path": "/a/x", "value": 1}]);
         assert_eq!(json(&object, &absent).unwrap(), json!({"a": {"b": 1, "x": 1}}), "absent is null");
         let refused = |patch: Value| {
             let status = json(&object, &patch).unwrap_err();

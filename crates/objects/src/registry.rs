@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use crate::custom::Custom;
 use crate::schema::{Schema, Text};
 use crate::status::Qualified;
 
@@ -24,6 +25,8 @@ pub struct ObjectType {
     pub kind: Text,
     /// Its fields.
     pub schema: Schema,
+    /// What a definition says of it; built-in kinds have none.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl ObjectType {
@@ -167,6 +170,15 @@ impl Resource {
         self.object.api_version()
     }
 
+    /// The group in whose collection the objects are: another than [`Resource::group`] for events.k8s.io, whose events are
+    /// those of the core group in another shape ([`crate::convert`]).
+    pub fn storage_group(&self) -> &str {
+        match self.builtin {
+            Some(BuiltinKind::Event) => "",
+            _ => &self.object.group,
+        }
+    }
+
     /// The resource as messages name it: `deployments.apps`.
     pub fn qualified(&self) -> Qualified<'_> {
         Qualified { group: &self.object.group, name: &self.plural }
@@ -193,13 +205,19 @@ impl Resource {
     }
 
     /// The text of a `Warning: 299` header for whoever uses a kind that is on its way out.
-    pub fn deprecation(&self) -> Option<&'static str> {
+    pub fn deprecation(&self) -> Option<&str> {
         match self.builtin {
+            None => self.custom()?.deprecation.as_deref(),
             Some(BuiltinKind::Endpoints) => {
                 Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
             }
             _ => None,
         }
+    }
+
+    /// What its definition says of it, if it is a custom resource.
+    pub fn custom(&self) -> Option<&Arc<Custom>> {
+        self.object.custom.as_ref()
     }
 
     /// Whether status is written apart from the rest.
@@ -228,12 +246,18 @@ impl Registry {
     /// replaced.
     #[must_use]
     pub fn with(&self, more: impl IntoIterator<Item = Resource>) -> Registry {
+        self.with_shared(more.into_iter().map(Arc::new))
+    }
+
+    /// The same, for resources that other registries have too.
+    #[must_use]
+    pub fn with_shared(&self, more: impl IntoIterator<Item = Arc<Resource>>) -> Registry {
         let mut resources = self.resources.clone();
         for new in more {
             resources.retain(|old| {
                 (old.group(), old.version(), &old.plural) != (new.group(), new.version(), &new.plural)
             });
-            resources.push(Arc::new(new));
+            resources.push(new);
         }
         resources.sort_by(|a, b| discovery_order(a).cmp(&discovery_order(b)));
         let (mut by_plural, mut by_kind) = (HashMap::new(), HashMap::new());
@@ -252,6 +276,15 @@ impl Registry {
     /// The resource at `/apis/<group>/<version>/<plural>`.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.find(self.by_plural.get(plural)?, group, version)
+    }
+
+    /// The resource in whose form the objects of this one are stored: itself, but for events.k8s.io.
+    pub fn storage(&self, resource: &Arc<Resource>) -> Arc<Resource> {
+        let other = match resource.storage_group() {
+            group if group == resource.group() => None,
+            group => self.resource(group, resource.version(), &resource.plural),
+        };
+        Arc::clone(other.unwrap_or(resource))
     }
 
     /// The resource of a kind.
@@ -280,6 +313,11 @@ impl Registry {
     pub fn of_version(&self, group: &str, version: &str) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.iter().filter(move |other| other.group() == group && other.version() == version)
     }
+}
+
+/// What is read and written at `scale`.
+pub(crate) fn scale() -> Option<&'static ObjectType> {
+    Some(&Registry::builtin().kind("apps", "v1", "Deployment")?.subresource("scale")?.object)
 }
 
 /// Kinds that are no resource but travel as objects.

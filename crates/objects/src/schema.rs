@@ -18,8 +18,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+mod build;
 mod parse;
 
+pub use build::{Builder, field};
 pub use parse::TableError;
 
 /// A string that is borrowed from the embedded table or owned by a custom resource.
@@ -104,6 +106,17 @@ impl Struct {
             let rest = field.tag.numbers().strip_prefix(path);
             rest.is_some_and(|rest| rest.first() == Some(&number))
         })
+    }
+
+    /// In which message a field of [`Scalar::Any`] (or a list or map of such) travels.
+    pub fn any_form(&self, field: &Field) -> AnyForm {
+        match (self.short_name(), &*field.name) {
+            ("JSONSchemaProps", "additionalItems" | "additionalProperties") => AnyForm::SchemaOrBool,
+            ("JSONSchemaProps", "items") => AnyForm::SchemaOrArray,
+            ("JSONSchemaProps", "dependencies") => AnyForm::SchemaOrStrings,
+            ("CustomResourceSubresources", "status") => AnyForm::Empty,
+            _ => AnyForm::Raw,
+        }
     }
 
     /// The last part of the name: `ServicePort`.
@@ -262,6 +275,27 @@ impl Scalar {
             Self::Any => "interface {}",
         }
     }
+}
+
+/// What JSON holds in any form has several messages in protobuf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnyForm {
+    /// JSON text in field 1.
+    Raw,
+    /// A truth value in field 1, or `true` there and a schema in field 2.
+    SchemaOrBool,
+    /// A schema in field 1, or several in field 2.
+    SchemaOrArray,
+    /// A schema in field 1, or names in field 2.
+    SchemaOrStrings,
+    /// Nothing.
+    Empty,
+}
+
+impl AnyForm {
+    /// The structure that schemas are in, by its OpenAPI name.
+    pub const SCHEMA: &'static str =
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 }
 
 /// An arena and the structure that describes an object in it.

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use crate::document::{self, Document};
 use crate::registry::{BuiltinKind, Generation, Resource};
 
-mod pod;
 mod service;
 
 /// Characters of generated names: no vowels, no look-alikes.
@@ -87,6 +86,7 @@ pub fn prepare_for_create(resource: &Resource, object: &mut Value, creation: &Cr
         Some(BuiltinKind::Namespace) => prepare_new_namespace(object),
         Some(BuiltinKind::Secret) => merge_string_data(object),
         Some(BuiltinKind::Service) => object.put(&["status"], json!({"loadBalancer": {}})),
+        Some(BuiltinKind::Job) => generate_selector(object),
         _ => {}
     }
 }
@@ -94,6 +94,29 @@ pub fn prepare_for_create(resource: &Resource, object: &mut Value, creation: &Cr
 fn prepare_new_pod(pod: &mut Value) {
     let class = qos_class(pod);
     pod.put(&["status"], json!({"phase": "Pending", "qosClass": class}));
+}
+
+/// The pods of a Job are those that carry its uid, unless the user selects them by hand.
+fn generate_selector(job: &mut Value) {
+    if job.is_true(&["spec", "manualSelector"]) || !job.has(&["spec"]) {
+        return;
+    }
+    let (uid, name) = (document::uid(job).to_owned(), document::name(job).to_owned());
+    let labels = ["spec", "template", "metadata", "labels"];
+    for (label, value) in [
+        // The names without a prefix are what clients from before Kubernetes 1.27 look for.
+        ("job-name", &name),
+        ("controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+        ("batch.kubernetes.io/controller-uid", &uid),
+    ] {
+        if let Some(labels) = job.map_mut(&labels) {
+            labels.entry(label).or_insert_with(|| value.as_str().into());
+        }
+    }
+    if let Some(selected) = job.map_mut(&["spec", "selector", "matchLabels"]) {
+        selected.entry("batch.kubernetes.io/controller-uid").or_insert_with(|| uid.into());
+    }
 }
 
 fn prepare_new_namespace(namespace: &mut Value) {
@@ -173,8 +196,16 @@ pub fn prepare_for_update(resource: &Resource, subresource: &str, new: &mut Valu
             }
         }
         ("finalize", _) => copy(new, old, &["status"]),
-        ("ephemeralcontainers", _) => pod::keep_all_but_ephemeral(new, old),
-        ("resize", _) => pod::keep_all_but_resources(new, old),
+        ("ephemeralcontainers", _) => {
+            keep_all_but_spec(new, old, |new, spec| {
+                let containers = new.at(&["spec", "ephemeralContainers"]);
+                spec.take_at(&["ephemeralContainers"]);
+                if !containers.is_null() {
+                    spec.put(&["ephemeralContainers"], containers.clone());
+                }
+            });
+        }
+        ("resize", _) => keep_all_but_spec(new, old, take_resources),
         _ => {}
     }
     set_generation(resource, new, old);
@@ -214,6 +245,34 @@ fn keep_all_but(new: &mut Value, old: &Value, fields: &[&str]) {
     }
 }
 
+/// Takes everything from `old`, its spec changed by `change`, which reads the document that was sent.
+fn keep_all_but_spec(new: &mut Value, old: &Value, change: fn(&Value, &mut Value)) {
+    let mut spec = old.at(&["spec"]).clone();
+    change(new, &mut spec);
+    let fields = new.at(&["metadata", "managedFields"]).clone();
+    keep_all_but(new, old, &[]);
+    if !fields.is_null() {
+        new.put(&["metadata", "managedFields"], fields);
+    }
+    new.put(&["spec"], spec);
+}
+
+/// Resources of containers of the same name.
+fn take_resources(new: &Value, spec: &mut Value) {
+    for list in ["containers", "initContainers"] {
+        for container in spec.list_mut(&[list]) {
+            let name = container.text(&["name"]).to_owned();
+            let mut resized = new.list(&["spec", list]).iter();
+            let Some(resized) = resized.find(|other| other.text(&["name"]) == name) else { continue };
+            for field in ["resources", "resizePolicy"] {
+                if resized.has(&[field]) {
+                    container.put(&[field], resized.at(&[field]).clone());
+                }
+            }
+        }
+    }
+}
+
 /// An update that names no type keeps the one there is: without this the default would change an immutable field.
 fn prepare_secret(new: &mut Value, old: &Value) {
     merge_string_data(new);
@@ -226,6 +285,9 @@ fn set_generation(resource: &Resource, new: &mut Value, old: &Value) {
     let grows = match resource.generation {
         Generation::None | Generation::Creation => return,
         Generation::Spec if resource.builtin.is_some() => new.at(&["spec"]) != old.at(&["spec"]),
+        Generation::Content if resource.custom().is_some() && !resource.has_status() => {
+            content_changed(new, old) || new.at(&["status"]) != old.at(&["status"])
+        }
         Generation::Spec | Generation::Content => content_changed(new, old),
         Generation::ContentOrLabels => {
             content_changed(new, old) || new.at(&["metadata", "labels"]) != old.at(&["metadata", "labels"])

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::convert;
+use crate::custom::Custom;
 use crate::document::{self, Document};
 use crate::registry::{BuiltinKind, Resource};
 
@@ -152,9 +153,13 @@ pub fn render<'a>(
     // The one part of an object that is of another kind than the object.
     let is_scale = objects.peek().is_some_and(|object| object.text(&["kind"]) == "Scale");
     let printer = if is_scale { workload::SCALE } else { printer(resource.builtin) };
+    let custom = resource.custom().filter(|_| !is_scale);
     let rows: Vec<Value> = objects
         .map(|object| {
-            let cells = (printer.cells)(object, options.now);
+            let cells = match custom {
+                Some(custom) => custom_cells(custom, object, options.now),
+                None => (printer.cells)(object, options.now),
+            };
             match options.include {
                 IncludeObject::None => json!({"cells": cells}),
                 IncludeObject::Metadata => {
@@ -164,8 +169,11 @@ pub fn render<'a>(
             }
         })
         .collect();
-    let columns: Vec<Value> =
-        if options.columns { printer.columns.iter().map(definition).collect() } else { vec![] };
+    let columns: Vec<Value> = match custom {
+        _ if !options.columns => vec![],
+        Some(custom) => custom_columns(custom),
+        None => printer.columns.iter().map(definition).collect(),
+    };
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
@@ -173,6 +181,25 @@ pub fn render<'a>(
         "columnDefinitions": columns,
         "rows": rows,
     })
+}
+
+/// The name, then what the definition says.
+fn custom_columns(custom: &Custom) -> Vec<Value> {
+    let columns = custom.columns.iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.ty,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    });
+    std::iter::once(definition(&text("Name"))).chain(columns).collect()
+}
+
+fn custom_cells(custom: &Custom, object: &Value, now: Timestamp) -> Vec<Value> {
+    let cells = custom.columns.iter().map(|column| column.cell(object, now));
+    std::iter::once(document::name(object).into()).chain(cells).collect()
 }
 
 fn definition(column: &Column) -> Value {
@@ -191,7 +218,7 @@ fn age(object: &Value, now: Timestamp) -> Value {
 }
 
 /// How long ago a time is, `<unknown>` for none.
-fn since(time: &str, now: Timestamp) -> String {
+pub(crate) fn since(time: &str, now: Timestamp) -> String {
     match time.parse::<Timestamp>() {
         Ok(time) => duration(now.as_second() - time.as_second()),
         Err(_) => "<unknown>".to_owned(),

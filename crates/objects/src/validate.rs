@@ -5,19 +5,29 @@
 
 use serde_json::Value;
 
+use crate::custom::definition;
 use crate::document::{self, Document};
 use crate::field::{FieldError, Path};
 use crate::names;
 use crate::registry::{BuiltinKind, Resource};
+use crate::scale;
 
+mod admission;
+mod batch;
 mod config;
 mod container;
 mod endpoints;
+mod ephemeral;
 mod ingress;
 mod metadata;
 mod pod;
 mod policy;
+mod quota;
+mod rbac;
+mod schedule;
 mod service;
+mod service_range;
+mod storage;
 mod volume;
 mod workload;
 
@@ -34,8 +44,15 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
         return errors;
     }
     metadata::object(resource, object, &mut errors);
-    if resource.builtin == Some(BuiltinKind::Ingress) {
-        ingress::create(object, &mut errors);
+    if let Some(custom) = resource.custom() {
+        errors.extend(custom.validate(object, None));
+        errors.extend(scale::check(custom, object));
+        return errors;
+    }
+    match resource.builtin {
+        Some(BuiltinKind::Ingress) => ingress::create(object, &mut errors),
+        Some(BuiltinKind::Pod) => pod::create(object, &mut errors),
+        _ => {}
     }
     content(resource, object, &mut errors);
     errors
@@ -45,25 +62,25 @@ pub fn create(resource: &Resource, object: &Value) -> Vec<FieldError> {
 pub fn update(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::update(resource, new, old, &mut errors);
+    if let Some(custom) = resource.custom() {
+        errors.extend(custom.validate(new, Some(old)));
+        errors.extend(scale::check(custom, new));
+        return errors;
+    }
     if subresource == "status" {
-        if resource.builtin == Some(BuiltinKind::Service) {
-            service::status(new, &mut errors);
+        match resource.builtin {
+            Some(BuiltinKind::Service) => service::status(new, &mut errors),
+            Some(BuiltinKind::ResourceQuota) => quota::quota_status(new, &mut errors),
+            Some(BuiltinKind::PodDisruptionBudget) => quota::budget_status(new, &mut errors),
+            _ => {}
         }
-        return errors;
-    }
-    if subresource == "ephemeralcontainers" {
-        pod::update_ephemeral(new, old, &mut errors);
-        return errors;
-    }
-    if subresource == "resize" {
-        pod::update_resources(new, old, &mut errors);
         return errors;
     }
     match resource.builtin {
         Some(BuiltinKind::Service) => service::update(new, old, &mut errors),
         Some(BuiltinKind::Pod) => {
             // What a running pod has was valid when it began.
-            pod::update(new, old, &mut errors);
+            pod::update_part(subresource, new, old, &mut errors);
             return errors;
         }
         Some(BuiltinKind::IngressClass) => ingress::update_class(new, old, &mut errors),
@@ -72,7 +89,21 @@ pub fn update(resource: &Resource, subresource: &str, new: &Value, old: &Value) 
         Some(BuiltinKind::Deployment | BuiltinKind::ReplicaSet | BuiltinKind::DaemonSet) => {
             workload::keep_selector(new, old, &mut errors);
         }
+        Some(BuiltinKind::CustomResourceDefinition) => {
+            errors.extend(definition::check_update(new, old));
+            return errors;
+        }
         Some(BuiltinKind::StatefulSet) => workload::update_stateful_set(new, old, &mut errors),
+        Some(BuiltinKind::Job) => batch::update_job(new, old, &mut errors),
+        Some(BuiltinKind::RoleBinding | BuiltinKind::ClusterRoleBinding) => {
+            rbac::update_binding(new, old, &mut errors);
+        }
+        Some(BuiltinKind::ResourceQuota) => quota::update_quota(new, old, &mut errors),
+        Some(BuiltinKind::PriorityClass) => quota::update_priority_class(new, old, &mut errors),
+        Some(BuiltinKind::PersistentVolumeClaim) => storage::update_claim(new, old, &mut errors),
+        Some(BuiltinKind::StorageClass) => storage::update_class(new, old, &mut errors),
+        Some(BuiltinKind::ServiceCIDR) => service_range::update_service_cidr(new, old, &mut errors),
+        Some(BuiltinKind::IPAddress) => service_range::update_ip_address(new, old, &mut errors),
         Some(BuiltinKind::ControllerRevision) if new.at(&["data"]) != old.at(&["data"]) => {
             errors.push(FieldError::invalid(&Path::new("data"), new.at(&["data"]).clone(), IMMUTABLE));
         }
@@ -99,42 +130,45 @@ fn content(resource: &Resource, object: &Value, errors: &mut Errors) {
         Some(BuiltinKind::ControllerRevision) => {
             at_least(object, &["revision"], &Path::new("revision"), 0, errors);
         }
+        Some(BuiltinKind::CustomResourceDefinition) => errors.extend(definition::check(object)),
         Some(BuiltinKind::ConfigMap) => config::config_map(object, errors),
         Some(BuiltinKind::Secret) => config::secret(object, errors),
         Some(BuiltinKind::Lease) => config::lease(object, errors),
         Some(BuiltinKind::Event) => config::event(object, errors),
+        Some(BuiltinKind::ReplicationController) => workload::replication_controller(object, errors),
+        Some(BuiltinKind::PodTemplate) => {
+            pod::template(object.at(&["template"]), &Path::new("template"), errors);
+        }
+        Some(BuiltinKind::Job) => batch::job(object, errors),
+        Some(BuiltinKind::CronJob) => batch::cron_job(object, errors),
+        Some(BuiltinKind::Role) => rbac::role(object, true, errors),
+        Some(BuiltinKind::ClusterRole) => rbac::role(object, false, errors),
+        Some(BuiltinKind::RoleBinding) => rbac::binding(object, true, errors),
+        Some(BuiltinKind::ClusterRoleBinding) => rbac::binding(object, false, errors),
+        Some(BuiltinKind::MutatingWebhookConfiguration | BuiltinKind::ValidatingWebhookConfiguration) => {
+            admission::webhooks(object, errors)
+        }
+        Some(BuiltinKind::ValidatingAdmissionPolicy) => admission::policy(object, errors),
+        Some(BuiltinKind::ValidatingAdmissionPolicyBinding) => admission::binding(object, errors),
+        Some(BuiltinKind::LimitRange) => quota::limit_range(object, errors),
+        Some(BuiltinKind::ResourceQuota) => quota::resource_quota(object, errors),
+        Some(BuiltinKind::PodDisruptionBudget) => quota::disruption_budget(object, errors),
+        Some(BuiltinKind::PriorityClass) => quota::priority_class(object, errors),
+        Some(BuiltinKind::PersistentVolumeClaim) => storage::claim(object, errors),
+        Some(BuiltinKind::StorageClass) => storage::class(object, errors),
+        Some(BuiltinKind::ServiceCIDR) => service_range::service_cidr(object, errors),
+        Some(BuiltinKind::IPAddress) => service_range::ip_address(object, errors),
         Some(
             BuiltinKind::Binding
-            | BuiltinKind::ClusterRole
-            | BuiltinKind::ClusterRoleBinding
-            | BuiltinKind::CronJob
-            | BuiltinKind::CustomResourceDefinition
-            | BuiltinKind::IPAddress
-            | BuiltinKind::Job
-            | BuiltinKind::LimitRange
             | BuiltinKind::LocalSubjectAccessReview
-            | BuiltinKind::MutatingWebhookConfiguration
             | BuiltinKind::Namespace
             | BuiltinKind::Node
-            | BuiltinKind::PersistentVolumeClaim
-            | BuiltinKind::PodDisruptionBudget
-            | BuiltinKind::PodTemplate
-            | BuiltinKind::PriorityClass
-            | BuiltinKind::ReplicationController
-            | BuiltinKind::ResourceQuota
-            | BuiltinKind::Role
-            | BuiltinKind::RoleBinding
             | BuiltinKind::SelfSubjectAccessReview
             | BuiltinKind::SelfSubjectReview
             | BuiltinKind::SelfSubjectRulesReview
             | BuiltinKind::ServiceAccount
-            | BuiltinKind::ServiceCIDR
-            | BuiltinKind::StorageClass
             | BuiltinKind::SubjectAccessReview
-            | BuiltinKind::TokenReview
-            | BuiltinKind::ValidatingAdmissionPolicy
-            | BuiltinKind::ValidatingAdmissionPolicyBinding
-            | BuiltinKind::ValidatingWebhookConfiguration,
+            | BuiltinKind::TokenReview,
         )
         | None => {}
     }

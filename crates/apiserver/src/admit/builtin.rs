@@ -37,12 +37,7 @@ pub(super) fn create(
 
 /// What to tell whoever writes this kind.
 pub(super) fn warnings(resource: &Resource) -> Vec<String> {
-    match resource.builtin {
-        Some(BuiltinKind::Endpoints) => {
-            vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
-        }
-        _ => Vec::new(),
-    }
+    resource.deprecation().map(str::to_owned).into_iter().collect()
 }
 
 /// NamespaceLifecycle: nothing new in a namespace that is absent or going.

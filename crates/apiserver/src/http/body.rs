@@ -19,7 +19,7 @@ pub const REQUEST_BYTES_MAX: usize = 3 << 20;
 /// How long a client may take to send one.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bodies shorter than this are not worth compressing.
-const GZIP_BYTES_MIN: usize = 128 << 10;
+pub const GZIP_BYTES_MIN: usize = 128 << 10;
 
 /// Any answer's body.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
@@ -79,9 +79,7 @@ pub fn status(status: &Status) -> Response<Body> {
 
 /// Compresses a long answer when the client can read it so.
 pub fn compress(request: &HeaderMap, mut response: Response<Body>, bytes: Bytes) -> Response<Body> {
-    let accepts = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let accepts = accepts.flat_map(|value| value.split(',')).any(|coding| coding.trim() == "gzip");
-    if !accepts || bytes.len() < GZIP_BYTES_MIN {
+    if bytes.len() <= GZIP_BYTES_MIN || !accepts_gzip(request) {
         *response.body_mut() = full(bytes);
         return response;
     }
@@ -89,11 +87,65 @@ pub fn compress(request: &HeaderMap, mut response: Response<Body>, bytes: Bytes)
     match encoder.write_all(&bytes).and_then(|()| encoder.finish()) {
         Ok(compressed) => {
             *response.body_mut() = full(compressed);
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            say_gzip(&mut response);
         }
         Err(_) => *response.body_mut() = full(bytes),
     }
     response
+}
+
+/// An answer that is worth compressing, of pieces that are made when the client has taken the ones before.
+pub fn respond_long(
+    content_type: &'static str,
+    request: &HeaderMap,
+    pieces: impl Iterator<Item = Bytes> + Send + 'static,
+) -> Response<Body> {
+    if !accepts_gzip(request) {
+        return respond(200, content_type, stream(futures::stream::iter(pieces)));
+    }
+    let compressed = Gzip { pieces, encoder: Some(GzEncoder::new(Vec::new(), Compression::fast())) };
+    let mut response = respond(200, content_type, stream(futures::stream::iter(compressed)));
+    say_gzip(&mut response);
+    response
+}
+
+fn accepts_gzip(request: &HeaderMap) -> bool {
+    let accepted = request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let mut codings = accepted.flat_map(|value| value.split(',')).filter_map(|coding| {
+        let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
+        let refused = quality.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        (!refused).then_some(name.trim())
+    });
+    codings.any(|coding| coding.eq_ignore_ascii_case("gzip"))
+}
+
+fn say_gzip(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+}
+
+/// Pieces compressed as they come.
+struct Gzip<I> {
+    pieces: I,
+    /// None after the end.
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl<I: Iterator<Item = Bytes>> Iterator for Gzip<I> {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            // Writing to memory does not fail.
+            let Some(piece) = self.pieces.next() else {
+                return self.encoder.take()?.finish().ok().map(Bytes::from);
+            };
+            encoder.write_all(&piece).ok()?;
+            if !encoder.get_ref().is_empty() {
+                return Some(Bytes::from(std::mem::take(encoder.get_mut())));
+            }
+        }
+    }
 }

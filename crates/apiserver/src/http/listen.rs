@@ -119,6 +119,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Whom its certificate names.
     pub certificate: Option<User>,
+    /// Ends the connection at once.
+    pub hang_up: CancellationToken,
 }
 
 /// Answers requests.
@@ -189,7 +191,8 @@ async fn connection<H: Handle>(
     };
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(|chain| certificate::user(chain.first()?));
-    let peer = Arc::new(Peer { address, certificate });
+    let hang_up = CancellationToken::new();
+    let peer = Arc::new(Peer { address, certificate, hang_up: hang_up.clone() });
     let service = service_fn(move |request| {
         let (handler, peer) = (Arc::clone(&handler), Arc::clone(&peer));
         async move { Ok::<_, Infallible>(handler.handle(&peer, request).await) }
@@ -206,6 +209,7 @@ async fn connection<H: Handle>(
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = hang_up.cancelled() => return tracing::debug!(%address, "hung up"),
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await

@@ -2,13 +2,17 @@
 
 use fairway_objects::status::Status;
 
-/// The text form.
+use fairway_objects::encode::protobuf;
+
+/// How documents are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Media {
     /// `application/json`
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// The content.
@@ -25,7 +29,7 @@ pub enum Shape {
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// The text form.
+    /// How documents are written.
     pub media: Media,
     /// The content.
     pub shape: Shape,
@@ -40,6 +44,15 @@ impl Form {
         match self.media {
             Media::Json => "application/json",
             Media::Yaml => "application/yaml",
+            Media::Protobuf => protobuf::MEDIA_TYPE,
+        }
+    }
+
+    /// The value of Content-Type of a watch.
+    pub fn stream_content_type(self) -> &'static str {
+        match self.media {
+            Media::Protobuf => protobuf::STREAM_MEDIA_TYPE,
+            Media::Json | Media::Yaml => self.content_type(),
         }
     }
 }
@@ -96,19 +109,32 @@ fn alternatives(accept: &str) -> Vec<Alternative<'_>> {
     all
 }
 
-/// Chooses the form of an object, list or watch. An absent header means JSON.
-pub fn object(accept: Option<&str>) -> Result<Form, Status> {
+/// What kinds of Kubernetes itself are served as; custom resources have no messages, so nothing but the first two.
+const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
+
+/// Chooses the form of an object, list or watch. An absent header means JSON. `custom`: it is one of a custom resource.
+pub fn object(accept: Option<&str>, custom: bool) -> Result<Form, Status> {
     let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Ok(Form::JSON) };
-    alternatives(accept).iter().find_map(form).ok_or_else(|| Status::not_acceptable(ACCEPTED))
+    let has_message = |form: &Form| {
+        form.media != Media::Protobuf
+            || form.shape == Shape::Metadata
+            || (form.shape == Shape::Whole && !custom)
+    };
+    let accepted = if custom { &ACCEPTED[..2] } else { &ACCEPTED[..] };
+    let mut forms = alternatives(accept).into_iter().filter_map(|alternative| form(&alternative));
+    forms.find(has_message).ok_or_else(|| Status::not_acceptable(accepted))
 }
 
-/// What [`object`] can serve.
-pub const ACCEPTED: &[&str] = &["application/json", "application/yaml"];
+/// Whether a Status is best written as protobuf.
+pub fn prefers_protobuf(accept: Option<&str>) -> bool {
+    object(accept, false).is_ok_and(|form| form.media == Media::Protobuf)
+}
 
 fn form(alternative: &Alternative<'_>) -> Option<Form> {
     let media = match alternative.media {
         "application/json" | "application/*" | "*/*" => Media::Json,
         "application/yaml" => Media::Yaml,
+        protobuf::MEDIA_TYPE => Media::Protobuf,
         _ => return None,
     };
     let group = alternative.parameter("g");
@@ -154,14 +180,24 @@ pub fn swagger_protobuf(accept: Option<&str>) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    const PROTOBUF: Form = Form { media: Media::Protobuf, shape: Shape::Whole };
+
     #[test]
     fn the_first_servable_alternative_wins() {
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         let cases = [
             (None, Ok(Form::JSON)),
             (Some("*/*"), Ok(Form::JSON)),
-            (Some("application/vnd.kubernetes.protobuf,application/json"), Ok(Form::JSON)),
-            (Some("application/vnd.kubernetes.protobuf, */*"), Ok(Form::JSON)),
+            (Some("application/vnd.kubernetes.protobuf,application/json"), Ok(PROTOBUF)),
+            (Some("application/vnd.kubernetes.protobuf;stream=watch, */*"), Ok(PROTOBUF)),
+            (
+                Some("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json"),
+                Ok(Form::JSON),
+            ),
+            (
+                Some("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"),
+                Ok(Form { media: Media::Protobuf, shape: Shape::Metadata }),
+            ),
             (Some(table), Ok(Form { media: Media::Json, shape: Shape::Table("v1") })),
             (Some("application/json;as=Table;v=v9;g=meta.k8s.io,application/json"), Ok(Form::JSON)),
             (
@@ -174,11 +210,19 @@ mod tests {
                 Ok(Form { media: Media::Yaml, shape: Shape::Whole }),
             ),
             (Some("text/html"), Err(406)),
-            (Some("application/vnd.kubernetes.protobuf"), Err(406)),
         ];
         for (accept, want) in cases {
-            assert_eq!(object(accept).map_err(|status| status.code), want, "{accept:?}");
+            assert_eq!(object(accept, false).map_err(|status| status.code), want, "{accept:?}");
         }
+    }
+
+    #[test]
+    fn custom_resources_have_no_messages() {
+        let both = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(object(Some(both), true).unwrap(), Form::JSON);
+        let refused = object(Some("application/vnd.kubernetes.protobuf"), true).unwrap_err();
+        assert_eq!(refused.code, 406);
+        assert!(!refused.message.contains("protobuf"), "{refused}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Call, Refusal};
-use crate::http::body::{self, Body};
+use crate::http::body::Body;
 use crate::store::{Collection, Keep, Key};
 
 impl Call<'_> {
@@ -58,7 +58,7 @@ impl Call<'_> {
             Refusal::Final(status) => status,
             Refusal::Stale => Status::internal("a binding cannot be stale"),
         })?;
-        Ok(body::status(&Status::success(201, None)))
+        Ok(self.answer_status(&Status::success(201, None)))
     }
 
     /// `pods/eviction`: a delete with the pod's own grace.
@@ -69,7 +69,7 @@ impl Call<'_> {
             Keep::DryRun
         };
         self.delete_gracefully(name, eviction.int(&["deleteOptions", "gracePeriodSeconds"]), keep).await?;
-        Ok(body::status(&Status::success(201, None)))
+        Ok(self.answer_status(&Status::success(201, None)))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fairway_objects::decode;
 use fairway_objects::document::{self, Document};
 use fairway_objects::registry::{BuiltinKind, Registry};
 use fairway_objects::status::Status;
@@ -14,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::apply::Owners;
-use super::{Call, Refusal, WriteOptions, not_stored};
+use super::{Call, Refusal, WriteOptions, not_stored, present};
 use crate::admit::{self, Operation};
 use crate::http::body::Body;
 use crate::store::{Collection, CommitError, Keep, Key, Object, Txn};
@@ -25,7 +24,7 @@ const NAMES_MAX: usize = 8;
 impl Call<'_> {
     pub(super) async fn create_from(&self, body: &Bytes) -> Result<Response<Body>, Status> {
         let options = self.write_options("CreateOptions")?;
-        let decoded = decode::decode(&self.resource.object, self.content_type(), body, options.validation)?;
+        let decoded = self.decode_written("", body, options.validation)?;
         if !self.resource.is_stored() {
             return self.review(decoded.object).await;
         }
@@ -43,7 +42,8 @@ impl Call<'_> {
         if options.keep == Keep::Yes {
             return self.answer(201, object, warnings);
         }
-        let mut value = object.value().clone();
+        let shown = present::present(&self.resource, object);
+        let mut value = shown.as_ref().unwrap_or(object).value().clone();
         value.take_at(&["metadata", "resourceVersion"]);
         self.answer_value(201, &value, warnings)
     }
@@ -123,6 +123,7 @@ impl Call<'_> {
                 )));
             }
             admit::reserve(&api, txn, &resource, &key, &mut object, None)?;
+            present::to_stored(&resource, &mut object);
             let stored = txn.put(&collection, &key, object);
             if resource.builtin == Some(BuiltinKind::Namespace) {
                 api.furnish_namespace(txn, key.name());
@@ -131,7 +132,10 @@ impl Call<'_> {
             Ok(stored)
         });
         match stored.await {
-            Ok(stored) => Ok(stored),
+            Ok(stored) => {
+                self.follow_definitions();
+                Ok(stored)
+            }
             Err(CommitError::Refused(Refusal::Final(status))) => Err(status),
             Err(CommitError::Refused(Refusal::Stale)) => Err(Status::internal("a create cannot be stale")),
             Err(CommitError::NotStored(error)) => Err(not_stored(&error)),

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::selection::Selection;
 use super::{Call, Refusal, WriteOptions, answer};
 use crate::admit::{self, Attributes, Operation, Warnings};
-use crate::http::body::{self, Body};
+use crate::http::body::Body;
 use crate::http::query::ListOptions;
 use crate::store::{Keep, Key, Object, Txn};
 
@@ -101,7 +101,7 @@ impl Call<'_> {
         match outcome {
             Outcome::Removed(object) if !self.resource.delete_returns_object => {
                 let what = (self.resource.qualified(), name, object.metadata("uid"));
-                let mut response = body::status(&Status::success(200, Some(what)));
+                let mut response = self.answer_status(&Status::success(200, Some(what)));
                 answer::warn(&mut response, &warnings);
                 Ok(response)
             }
@@ -139,16 +139,18 @@ impl Call<'_> {
             admit::settle(txn, &resource);
             Ok::<_, Refusal>(outcome)
         });
-        deleted.await.map_err(|error| match Refusal::from(error) {
+        let outcome = deleted.await.map_err(|error| match Refusal::from(error) {
             Refusal::Final(status) => status,
             Refusal::Stale => Status::internal("a delete cannot be stale"),
-        })
+        })?;
+        self.follow_definitions();
+        Ok(outcome)
     }
 
     pub(super) async fn delete_collection(&self, options: DeleteOptions) -> Result<Response<Body>, Status> {
         let form = self.form()?;
         let list = ListOptions::parse(self.query, false)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &list)?;
+        let selection = Selection::parse(&self.served, &self.target.namespace, &list)?;
         let page = self.page(&list, &selection).await?;
         // Many at once, so that they share the sync of the store.
         let keys =
@@ -166,8 +168,7 @@ impl Call<'_> {
         }
         let metadata =
             ListMeta { resource_version: self.api.store.state().revision(), ..ListMeta::default() };
-        let (response, bytes) = answer::list(form, &self.resource, &deleted, &metadata, self.query)?;
-        Ok(body::compress(&self.headers, response, bytes))
+        answer::list(form, &self.served, deleted, &metadata, self.query, &self.headers)
     }
 
     /// Deletes a pod with its own grace: what an eviction does.

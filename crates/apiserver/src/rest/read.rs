@@ -10,8 +10,8 @@ use fairway_objects::status::Status;
 use http::Response;
 
 use super::selection::Selection;
-use super::{Call, answer};
-use crate::http::body::{self, Body};
+use super::{Call, answer, present};
+use crate::http::body::Body;
 use crate::http::query::{self, ListOptions, ListRead};
 use crate::store::{Key, Object, Objects};
 
@@ -44,21 +44,19 @@ impl Call<'_> {
     pub(super) async fn list(&self) -> Result<Response<Body>, Status> {
         let form = self.form()?;
         let options = ListOptions::parse(self.query, false)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?;
+        let selection = Selection::parse(&self.served, &self.target.namespace, &options)?;
         let page = self.page(&options, &selection).await?;
-        let (response, bytes) =
-            answer::list(form, &self.resource, &page.objects, &page.metadata, self.query)?;
-        Ok(body::compress(&self.headers, response, bytes))
+        answer::list(form, &self.served, page.objects, &page.metadata, self.query, &self.headers)
     }
 
     /// The objects that a list, or a part of it, shows.
     pub(super) async fn page(&self, options: &ListOptions, selection: &Selection) -> Result<Page, Status> {
         let store = &self.api.store;
         let (objects, revision, start) = match &options.read {
-            ListRead::Latest => self.latest(),
+            ListRead::Latest => self.latest(selection),
             ListRead::NotOlderThan(at_least) => {
                 self.wait_for(*at_least).await?;
-                self.latest()
+                self.latest(selection)
             }
             ListRead::Exact(revision) => {
                 self.wait_for(*revision).await?;
@@ -73,16 +71,21 @@ impl Call<'_> {
                 (objects, *revision, start.clone())
             }
             ListRead::Continue { revision: None, start } => {
-                let (objects, revision, _) = self.latest();
+                let (objects, revision, _) = self.latest(selection);
                 (objects, revision, start.clone())
             }
         };
-        Ok(select(&objects, revision, &start, options, selection))
+        let mut page = select(&objects, revision, &start, options, selection);
+        if self.resource.custom().is_some() {
+            page.objects =
+                page.objects.iter().map(|object| present::shared(&self.resource, object)).collect();
+        }
+        Ok(page)
     }
 
-    fn latest(&self) -> (Objects, u64, String) {
+    fn latest(&self, selection: &Selection) -> (Objects, u64, String) {
         let state = self.api.store.state();
-        (state.objects(&self.collection), state.revision(), String::new())
+        (selection.narrow(&state, &self.collection), state.revision(), String::new())
     }
 
     /// Waits until the store has reached a revision; a client that asks for too new a one is told so.
@@ -112,7 +115,7 @@ fn select(
     let candidates = objects.range::<_, str>((from, Bound::Unbounded));
     let mut matching = candidates
         .take_while(|(key, _)| key.as_str().starts_with(&prefix))
-        .filter(|(key, object)| selection.matches(key, object.value()));
+        .filter(|(key, object)| selection.matches(key, object));
     let limit = if options.limit == 0 { usize::MAX } else { options.limit };
     let mut page: Vec<(&Key, &Arc<Object>)> = Vec::new();
     while page.len() < limit
@@ -120,11 +123,11 @@ fn select(
     {
         page.push(found);
     }
-    let rest = if page.len() == limit { matching.count() as u64 } else { 0 };
     let mut metadata = ListMeta { resource_version: revision, ..ListMeta::default() };
-    if let (true, Some((last, _))) = (rest > 0, page.last()) {
+    if let (true, Some((last, _))) = (page.len() == limit && matching.next().is_some(), page.last()) {
         metadata.continue_token = query::continue_token(Some(revision), last.as_str());
-        metadata.remaining = selection.is_everything().then_some(rest);
+        // One was taken to see that there is one. With selectors every other would have to be read to be counted.
+        metadata.remaining = selection.is_everything().then(|| matching.count() as u64 + 1);
     }
     Page { objects: page.into_iter().map(|(_, object)| Arc::clone(object)).collect(), metadata }
 }

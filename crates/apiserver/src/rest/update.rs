@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fairway_objects::convert;
 use fairway_objects::decode::{self, Decoded, FieldValidation};
 use fairway_objects::document::{self, Document};
 use fairway_objects::field::{FieldError, Path};
@@ -13,7 +14,7 @@ use http::Response;
 use serde_json::Value;
 
 use super::apply::Owners;
-use super::{Call, Refusal, TRIES_MAX, WriteOptions};
+use super::{Call, Refusal, TRIES_MAX, WriteOptions, present};
 use crate::admit::{self, Operation, Warnings};
 use crate::http::body::Body;
 use crate::http::query;
@@ -33,11 +34,7 @@ impl Call<'_> {
         body: &Bytes,
     ) -> Result<Response<Body>, Status> {
         let options = self.write_options("UpdateOptions")?;
-        let object_type = match self.resource.subresource(part) {
-            Some(part) => &part.object,
-            None => &self.resource.object,
-        };
-        let decoded = decode::decode(object_type, self.content_type(), body, options.validation)?;
+        let decoded = self.decode_written(part, body, options.validation)?;
         self.check_address(name, &decoded.object)?;
         let absent = self.api.store.state().object(&self.collection, &self.key(name)).is_none();
         if absent
@@ -51,7 +48,8 @@ impl Call<'_> {
             return self.answer_created(options, &created, &[decoded.warnings, warnings].concat());
         }
         let conditional = !decoded.object.text(&["metadata", "resourceVersion"]).is_empty();
-        if part.is_empty() && !conditional && !self.resource.unconditional_update {
+        let whole = part.is_empty() || part == "status" && self.resource.custom().is_some();
+        if whole && !conditional && !self.resource.unconditional_update {
             let error = FieldError::invalid(
                 &Path::new("metadata").field("resourceVersion"),
                 0,
@@ -90,15 +88,14 @@ impl Call<'_> {
             ));
         }
         let document = patch::parse(body)?;
-        let schema = match self.resource.subresource(part) {
-            Some(part) => &part.object,
-            None => &self.resource.object,
-        };
+        let object_type = self.served.subresource(part).map_or(&self.served.object, |part| &part.object);
         let apply = |base: &Value| {
-            let patched = patch::apply(patch_type, &schema.schema, base, &document)?;
-            let normalized = decode::normalize(schema, patched, options.validation)?;
+            let base = convert::served(&self.served, base);
+            let patched = patch::apply(patch_type, &object_type.schema, &base, &document)?;
+            let normalized = decode::normalize(object_type, patched, options.validation)?;
             self.check_address(name, &normalized.object)?;
-            Ok::<_, Status>(normalized)
+            let object = convert::stored(&self.served, normalized.object);
+            Ok::<_, Status>(Decoded { object, ..normalized })
         };
         let change = |current: &Value| match part {
             "scale" => self.with_scale(current, &apply(&scale::read(&self.resource, current))?.object),
@@ -121,9 +118,10 @@ impl Call<'_> {
             let state = self.api.store.state();
             let current =
                 Arc::clone(state.object(&self.collection, &key).ok_or_else(|| self.not_found(name))?);
-            let decoded = change(current.value())?;
+            let shown = present::shared(&self.resource, &current);
+            let decoded = change(shown.value())?;
             let (admitted, warnings) =
-                self.admit_update(name, part, decoded.object, &current, options, Owners::Track).await?;
+                self.admit_update(name, part, decoded.object, &shown, options, Owners::Track).await?;
             match self.replace(&key, admitted, current, options).await {
                 Ok(object) => return Ok(Changed { object, warnings: [decoded.warnings, warnings].concat() }),
                 Err(Refusal::Final(status)) => return Err(status),
@@ -184,6 +182,7 @@ impl Call<'_> {
         current: Arc<Object>,
         options: WriteOptions,
     ) -> Result<Arc<Object>, Refusal> {
+        present::to_stored(&self.resource, &mut new);
         let finished = super::delete::is_finished(&new);
         if !finished && strategy::is_no_op(&new, current.value()) {
             return Ok(current);
@@ -204,7 +203,9 @@ impl Call<'_> {
             admit::settle(txn, &resource);
             Ok(stored)
         });
-        Ok(stored.await?)
+        let stored = stored.await?;
+        self.follow_definitions();
+        Ok(stored)
     }
 
     /// The object in a body must be the one in the path.
@@ -226,7 +227,7 @@ impl Call<'_> {
 
     fn with_scale(&self, current: &Value, scale: &Value) -> Result<Decoded, Status> {
         let mut object = current.clone();
-        scale::write(&mut object, scale);
+        scale::write(&self.resource, &mut object, scale);
         decode::normalize(&self.resource.object, object, FieldValidation::Ignore)
     }
 

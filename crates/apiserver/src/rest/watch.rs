@@ -1,31 +1,35 @@
 //! watch: what exists, then what changes, in order and without a gap, until the time is over.
 //!
 //! A watch is a position in a log. It has no queue and no task: hyper asks the stream for the next piece when the client has taken the
-//! last, so a slow client only falls behind, and when its position is no longer kept it is told so and ends.
+//! last, so a slow client only falls behind, and when its position is no longer kept it is told so and ends. One that does not read at all
+//! is hung up on ([`pulse`]).
+
+mod encode;
+pub(crate) mod pulse;
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fairway_objects::convert;
-use fairway_objects::registry::{Resource, Verb};
+use fairway_objects::registry::Verb;
 use fairway_objects::status::Status;
-use fairway_objects::table::IncludeObject;
 use futures::stream;
 use http::Response;
-use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use self::encode::Encoder;
+use self::pulse::Pulse;
 use super::selection::Selection;
 use super::{Call, answer};
 use crate::http::body::{self, Body};
-use crate::http::negotiate::Shape;
 use crate::http::query::{ListOptions, WatchFrom};
 use crate::metrics::Watching;
 use crate::server::Api;
-use crate::store::{Event, Log, Object, Objects, Store};
+use crate::store::{EventType, Log, Objects};
 
 /// Between bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -35,7 +39,7 @@ const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 const TIMEOUT_SECONDS_MIN: u64 = 1800;
 /// Events read from the log at once.
 const BATCH_LEN_MAX: usize = 256;
-/// A piece of the answer is not made longer than this.
+/// No more is encoded ahead than one piece of the answer, and one event that does not fit.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
 impl Call<'_> {
@@ -43,45 +47,44 @@ impl Call<'_> {
         self.allowed(Verb::Watch)?;
         let form = self.form()?;
         let options = ListOptions::parse(self.query, true)?;
-        let selection = Selection::parse(&self.resource, &self.target.namespace, &options)?.named(name);
+        let selection = Selection::parse(&self.served, &self.target.namespace, &options)?.named(name);
         let watching = self.api.metrics.watch()?;
         let seconds = options
             .timeout_seconds
             .unwrap_or_else(|| rand::random_range(TIMEOUT_SECONDS_MIN..TIMEOUT_SECONDS_MIN * 2));
-        let ends_at = Instant::now() + Duration::from_secs(seconds.min(86_400));
-        let mut bookmark = tokio::time::interval(BOOKMARK_INTERVAL);
-        bookmark.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        bookmark.reset();
+        let now = Instant::now();
+        let ends_at = now + Duration::from_secs(seconds.min(86_400));
+        let last_bookmark_at = ends_at - BOOKMARK_BEFORE_END.min(Duration::from_secs(seconds) / 2);
         let log = self.api.store.log(&self.collection);
         let mut stream = Stream {
             api: Arc::clone(self.api),
-            encoder: Encoder {
-                resource: Arc::clone(&self.resource),
-                shape: form.shape,
-                include: answer::include(self.query)?,
-                columns_sent: false,
-            },
+            encoder: Encoder::new(Arc::clone(&self.served), form, answer::include(self.query)?),
             newest: log.subscribe(),
+            catalogs: self.api.catalogs.subscribe(),
+            pulse: self.api.pulses.begin(Arc::clone(&log), self.hang_up.clone()),
             log,
             selection,
             at: 0,
             existing: None,
             mark_end: false,
             pending: VecDeque::new(),
-            bookmarks: options.bookmarks,
-            bookmark,
-            last_bookmark_at: ends_at - BOOKMARK_BEFORE_END.min(Duration::from_secs(seconds) / 2),
-            last_bookmark_sent: false,
+            pending_bytes: 0,
+            bookmark_at: options.bookmarks.then(|| (now + BOOKMARK_INTERVAL).min(last_bookmark_at)),
+            last_bookmark_at,
             ends_at,
+            due: Box::pin(tokio::time::sleep_until(ends_at)),
+            stopped: Box::pin(self.api.stop.clone().cancelled_owned()),
             ended: false,
             _watching: watching,
         };
         stream.start(self, options.watch_from).await;
         let pieces = stream::unfold(stream, |mut stream| async move {
+            stream.pulse.asked();
             let piece = stream.next().await?;
+            stream.pulse.handed_over(stream.at);
             Some((piece, stream))
         });
-        Ok(body::respond(200, form.content_type(), body::stream(pieces)))
+        Ok(body::respond(200, form.stream_content_type(), body::stream(pieces)))
     }
 }
 
@@ -91,6 +94,9 @@ struct Stream {
     encoder: Encoder,
     log: Arc<Log>,
     newest: Receiver<u64>,
+    /// Told when there is a new catalog.
+    catalogs: Receiver<u64>,
+    pulse: Arc<Pulse>,
     selection: Selection,
     /// Everything up to this revision has been seen.
     at: u64,
@@ -99,11 +105,13 @@ struct Stream {
     /// A bookmark marks the end of it.
     mark_end: bool,
     pending: VecDeque<Bytes>,
-    bookmarks: bool,
-    bookmark: tokio::time::Interval,
+    pending_bytes: usize,
+    /// When the next bookmark is due, if the client wants any and there is one before the end.
+    bookmark_at: Option<Instant>,
     last_bookmark_at: Instant,
-    last_bookmark_sent: bool,
     ends_at: Instant,
+    due: Pin<Box<Sleep>>,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
     _watching: Watching,
 }
@@ -111,18 +119,17 @@ struct Stream {
 impl Stream {
     /// Finds the first position and queues what exists. After this point every failure is an event in the stream.
     async fn start(&mut self, call: &Call<'_>, from: WatchFrom) {
-        let store: &Store = &self.api.store;
         match from {
-            WatchFrom::Now => self.at = store.state().revision(),
+            WatchFrom::Now => self.at = self.api.store.state().revision(),
             WatchFrom::Revision(revision) => self.at = revision,
             WatchFrom::State { at_least, marked } => {
                 if let Err(status) = call.wait_for(at_least).await {
                     return self.fail(&status);
                 }
                 let state = self.api.store.state();
-                self.existing = Some(state.objects(&call.collection).into_iter());
+                self.existing = Some(self.selection.narrow(&state, &call.collection).into_iter());
                 self.at = state.revision();
-                self.mark_end = marked && self.bookmarks;
+                self.mark_end = marked && self.bookmark_at.is_some();
             }
         }
     }
@@ -140,46 +147,78 @@ impl Stream {
             if self.read() {
                 continue;
             }
-            let stop = self.api.stop.clone();
-            tokio::select! {
-                changed = self.newest.changed() => self.ended = changed.is_err(),
-                _ = self.bookmark.tick(), if self.bookmarks => self.progress(),
-                () = tokio::time::sleep_until(self.last_bookmark_at), if self.bookmarks && !self.last_bookmark_sent => {
-                    self.last_bookmark_sent = true;
-                    self.progress();
-                }
-                () = tokio::time::sleep_until(self.ends_at) => self.ended = true,
-                () = stop.cancelled() => self.ended = true,
-            }
+            self.wait().await;
         }
+    }
+
+    /// Until something happened or is due.
+    async fn wait(&mut self) {
+        let due = self.bookmark_at.unwrap_or(self.ends_at).min(self.ends_at);
+        if self.due.deadline() != due {
+            self.due.as_mut().reset(due);
+        }
+        tokio::select! {
+            changed = self.newest.changed() => self.ended = changed.is_err(),
+            changed = self.catalogs.changed(), if self.encoder.resource().custom().is_some() => {
+                self.ended = changed.is_err() || !self.follow_definition();
+            }
+            () = self.due.as_mut() => self.on_time(due),
+            () = self.stopped.as_mut() => self.ended = true,
+        }
+    }
+
+    /// A custom resource may change its definition, or lose it: then the watch ends.
+    fn follow_definition(&mut self) -> bool {
+        let catalog = self.api.catalog.load();
+        let old = self.encoder.resource();
+        let now = catalog.registry.resource(old.group(), old.version(), &old.plural).cloned();
+        now.inspect(|resource| self.encoder.follow(resource)).is_some()
+    }
+
+    fn on_time(&mut self, due: Instant) {
+        if due >= self.ends_at {
+            self.ended = true;
+            return;
+        }
+        self.progress();
+        let next = (due + BOOKMARK_INTERVAL).min(self.last_bookmark_at);
+        self.bookmark_at = Some(if due < self.last_bookmark_at { next } else { self.ends_at });
     }
 
     /// Queued lines as one piece of bounded length.
     fn piece(&mut self) -> Bytes {
+        self.pending_bytes = 0;
         let Some(first) = self.pending.pop_front() else { return Bytes::new() };
-        if self.pending.is_empty() || first.len() > PIECE_BYTES_MAX {
+        if self.pending.is_empty() {
             return first;
         }
-        let mut piece = BytesMut::from(first);
-        while let Some(line) = self.pending.pop_front_if(|line| piece.len() + line.len() <= PIECE_BYTES_MAX) {
-            piece.extend_from_slice(&line);
-        }
+        let mut piece =
+            BytesMut::with_capacity(first.len() + self.pending.iter().map(Bytes::len).sum::<usize>());
+        piece.extend_from_slice(&first);
+        self.pending.drain(..).for_each(|line| piece.extend_from_slice(&line));
         piece.freeze()
+    }
+
+    fn queue(&mut self, line: Bytes) {
+        self.pending_bytes += line.len();
+        self.pending.push_back(line);
     }
 
     /// Queues some of what existed at the start, and the mark after the last.
     fn read_existing(&mut self) {
-        let Some(existing) = &mut self.existing else { return };
-        while self.pending.len() < BATCH_LEN_MAX {
+        while self.pending_bytes < PIECE_BYTES_MAX {
+            let Some(existing) = &mut self.existing else { return };
             let Some((key, object)) = existing.next() else {
                 self.existing = None;
                 if self.mark_end {
-                    self.pending.push_back(self.encoder.bookmark(self.at, true));
+                    let line = self.encoder.bookmark(self.at, true);
+                    self.queue(line);
                 }
                 return;
             };
-            if self.selection.matches(&key, object.value()) {
-                self.pending.push_back(self.encoder.line("ADDED", &object));
+            if self.selection.matches(&key, &object) {
+                let line = self.encoder.line(EventType::Added, &object);
+                self.queue(line);
             }
         }
     }
@@ -195,100 +234,32 @@ impl Stream {
             }
         };
         for event in &events {
+            if self.pending_bytes >= PIECE_BYTES_MAX {
+                break;
+            }
             self.at = event.revision();
             if let Some(line) = self.encoder.event(event, &self.selection) {
-                self.pending.push_back(line);
+                self.queue(line);
             }
         }
         !events.is_empty()
     }
 
-    /// Says how far the stream is: as far as the store, when all events up to there are in the log and have been read.
+    /// Says how far the stream is: as far as the store, when all events up to there are in the log and have been read. A stream that began
+    /// in the future, or has more to send than a piece, is not there yet.
     fn progress(&mut self) {
         let published = *self.api.store.revision().borrow();
-        while self.read() && !self.ended {}
-        if !self.ended {
-            self.at = self.at.max(published);
+        while self.pending_bytes < PIECE_BYTES_MAX && self.read() && !self.ended {}
+        if !self.ended && self.at <= published && self.pending_bytes < PIECE_BYTES_MAX {
+            self.at = published;
             let line = self.encoder.bookmark(self.at, false);
-            self.pending.push_back(line);
+            self.queue(line);
         }
     }
 
     fn fail(&mut self, status: &Status) {
-        self.pending
-            .push_back(Bytes::from(format!("{}\n", json!({"type": "ERROR", "object": status.to_value()}))));
+        let line = self.encoder.error(status);
+        self.queue(line);
         self.ended = true;
-    }
-}
-
-/// Events as lines.
-struct Encoder {
-    resource: Arc<Resource>,
-    shape: Shape,
-    include: IncludeObject,
-    columns_sent: bool,
-}
-
-impl Encoder {
-    /// A change as the selection sees it: an object that begins to match is ADDED, one that ends is DELETED with its old content.
-    fn event(&mut self, event: &Event, selection: &Selection) -> Option<Bytes> {
-        let matched = event.old.as_ref().is_some_and(|old| selection.matches(&event.key, old.value()));
-        let matches = !event.removed && selection.matches(&event.key, event.object.value());
-        match (matched, matches) {
-            (false, false) => None,
-            (false, true) if self.shape == Shape::Whole && event.old.is_none() => Some(event.line()),
-            (false, true) => Some(self.line("ADDED", &event.object)),
-            (true, true) if self.shape == Shape::Whole => Some(event.line()),
-            (true, true) => Some(self.line("MODIFIED", &event.object)),
-            (true, false) if event.removed && self.shape == Shape::Whole => Some(event.line()),
-            (true, false) if event.removed => Some(self.line("DELETED", &event.object)),
-            (true, false) => {
-                let old = event.old.as_ref()?;
-                Some(self.line("DELETED", &Object::stamp(old.value().clone(), event.revision())))
-            }
-        }
-    }
-
-    fn line(&mut self, kind: &str, object: &Object) -> Bytes {
-        let value = object.value();
-        let shaped = match self.shape {
-            Shape::Whole => return crate::store::event_line(kind, object.json()),
-            Shape::Metadata => convert::partial_metadata(value),
-            Shape::Table(version) => self.table(version, value),
-        };
-        crate::store::event_line(kind, shaped.to_string().as_bytes())
-    }
-
-    /// One row; the columns come with the first.
-    fn table(&mut self, version: &str, value: &Value) -> Value {
-        let columns = !std::mem::replace(&mut self.columns_sent, true);
-        let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
-        answer::rows(&self.resource, [value], version, &metadata, self.include, columns)
-    }
-
-    fn bookmark(&mut self, revision: u64, end_of_initial: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if end_of_initial && let Some(members) = metadata.as_object_mut() {
-            members.insert("annotations".to_owned(), json!({"k8s.io/initial-events-end": "true"}));
-        }
-        let object = match self.shape {
-            Shape::Whole => {
-                json!({"kind": self.resource.kind(), "apiVersion": self.resource.api_version(), "metadata": metadata})
-            }
-            Shape::Metadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
-            }
-            Shape::Table(version) => {
-                let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-                json!({
-                    "kind": "Table",
-                    "apiVersion": format!("meta.k8s.io/{version}"),
-                    "metadata": {"resourceVersion": revision.to_string()},
-                    "columnDefinitions": null,
-                    "rows": [{"cells": [], "object": partial}],
-                })
-            }
-        };
-        crate::store::event_line("BOOKMARK", object.to_string().as_bytes())
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! lock                 held while a server runs; holds its process id
-//! snapshot-<revision>  every object as of a revision; the two newest are kept
+//! snapshot-<revision>  every object as of a revision
 //! log-<revision>       frames with the changes after that revision
 //! ```
 //!
-//! Recovery starts from the *older* snapshot and replays every log since: the changes between the two are the history that watchers
-//! come back for, and the older one stands in when the newer is damaged.
+//! Recovery starts from the *oldest* snapshot and replays every log since: the changes between it and the newest are the history that
+//! watchers come back for, and an older one stands in when a newer is damaged. Which are kept is [`retained`]'s decision.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::frame::{self, Tag};
-use super::log::{Change, Log};
-use super::object::{Collection, Key, Object};
+use super::log::{AGE_MS_MIN, Change, Log};
+use super::object::{Collection, EventType, Key, Object};
 use super::state::State;
 use super::{OpenError, snapshot};
 
@@ -59,7 +59,8 @@ struct History {
 impl History {
     fn push(&mut self, time_ms: u64, change: Change) {
         let new = || Arc::new(Log::new(self.base));
-        self.logs.entry(change.collection.clone()).or_insert_with(new).append(time_ms, vec![change]);
+        let log = self.logs.entry(change.collection.clone()).or_insert_with(new);
+        let _ = log.append(time_ms, vec![change]);
     }
 }
 
@@ -68,6 +69,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     std::fs::create_dir_all(path).map_err(at("create", path))?;
     let lock = lock(path)?;
     let directory = Directory { path: path.to_owned(), _lock: lock };
+    directory.remove_unfinished()?;
     let snapshots = directory.revisions("snapshot-")?;
     let logs = directory.revisions("log-")?;
     let mut state = directory.start_state(&snapshots, &logs)?;
@@ -109,6 +111,22 @@ fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 impl Directory {
+    /// Removes files that were not finished under their name.
+    fn remove_unfinished(&self) -> Result<(), OpenError> {
+        let entries = std::fs::read_dir(&self.path).map_err(at("read", &self.path))?;
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        for path in paths.filter(|path| path.extension().is_some_and(|extension| extension == "new")) {
+            std::fs::remove_file(&path).map_err(at("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all its files.
+    pub(super) fn len(&self) -> u64 {
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
+    }
+
     /// The revisions in the names of files with a prefix, ascending.
     fn revisions(&self, prefix: &str) -> Result<Vec<u64>, OpenError> {
         let entries = std::fs::read_dir(&self.path).map_err(at("read", &self.path))?;
@@ -214,20 +232,58 @@ impl Directory {
         self.path.join(format!("log-{revision:020}"))
     }
 
-    /// Removes what recovery needs no more, now that the snapshot of `newest` is durable: all but the snapshot before it and the logs
-    /// since that one.
-    pub(super) fn forget_before(&self, newest: u64) -> Result<(), OpenError> {
-        let snapshots = self.revisions("snapshot-")?;
-        let Some(kept) = snapshots.iter().rev().find(|revision| **revision < newest).copied() else {
-            return Ok(());
-        };
-        let old_snapshots = snapshots.into_iter().filter(|r| *r < kept).map(|r| self.snapshot_path(r));
-        let old_logs = self.revisions("log-")?.into_iter().filter(|r| *r < kept).map(|r| self.log_path(r));
-        for path in old_snapshots.chain(old_logs) {
+    /// Removes what neither recovery nor history needs any more.
+    pub(super) fn forget(&self, now_ms: u64, logs_bytes_max: u64) -> Result<(), OpenError> {
+        let logs = self.revisions("log-")?;
+        let mut kept = Vec::new();
+        for revision in self.revisions("snapshot-")? {
+            let path = self.snapshot_path(revision);
+            let time_ms = snapshot::time_ms(&path).map_err(at("read", &path))?;
+            let after = logs.iter().filter(|log| **log >= revision).map(|log| self.log_path(*log));
+            let logs_bytes = after.filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum();
+            kept.push(Kept { revision, time_ms, logs_bytes });
+        }
+        let Some((base, retained)) = retained(&kept, now_ms, logs_bytes_max) else { return Ok(()) };
+        let snapshots = kept.iter().map(|kept| kept.revision).filter(|revision| !retained.contains(revision));
+        let snapshots = snapshots.map(|revision| self.snapshot_path(revision));
+        let logs = logs.iter().filter(|revision| **revision < base).map(|revision| self.log_path(*revision));
+        for path in snapshots.chain(logs) {
             std::fs::remove_file(&path).map_err(at("remove", &path))?;
         }
         Ok(())
     }
+}
+
+/// A snapshot on disk.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    revision: u64,
+    time_ms: u64,
+    /// Bytes of the logs since.
+    logs_bytes: u64,
+}
+
+/// Which of the snapshots (ascending) stay, and from which on the logs stay too: the base. None while everything is needed.
+///
+/// The base is the newest snapshot that is old enough for the history, but never the newest of all, for that has no stand-in. One
+/// between becomes the next base in its time: the first after the base. So the logs hold between one and about two times the history, and never
+/// more than `logs_bytes_max` beside the newest.
+fn retained(kept: &[Kept], now_ms: u64, logs_bytes_max: u64) -> Option<(u64, Vec<u64>)> {
+    let (newest, older) = kept.split_last()?;
+    let aged = |kept: &&Kept| kept.time_ms.saturating_add(AGE_MS_MIN) <= now_ms;
+    let fits = |kept: &&Kept| kept.logs_bytes <= logs_bytes_max;
+    let by_age = older.iter().rev().find(aged).map(|kept| kept.revision);
+    let by_bytes = match older.first() {
+        Some(first) if !fits(&first) => older.iter().find(fits).or(older.last()).map(|kept| kept.revision),
+        _ => None,
+    };
+    let base = by_age.max(by_bytes).or(older.first().map(|kept| kept.revision))?;
+    let next = older.iter().find(|kept| kept.revision > base);
+    let all_needed = by_age.is_none() && by_bytes.is_none() && !older.is_empty();
+    let retained = [Some(base), next.map(|kept| kept.revision), Some(newest.revision)];
+    // Before the first snapshot is old enough, the logs since revision 0 are the history.
+    let logs_from = if all_needed { 0 } else { base };
+    Some((logs_from, retained.into_iter().flatten().collect()))
 }
 
 /// Applies one record; revisions must follow each other without a gap.
@@ -239,7 +295,8 @@ fn replay_record(record: &frame::Record<'_>, state: &mut State) -> Result<Change
     let key = Key::from_text(record.key);
     match record.tag {
         Tag::Put => {
-            let object = Object::parse(record.value, record.revision).map_err(|error| error.to_string())?;
+            let object = Object::parse(&collection, record.value, record.revision)
+                .map_err(|error| error.to_string())?;
             let object = Arc::new(object);
             let old = state.load(&collection, key.clone(), Arc::clone(&object));
             Ok(Change { collection, key, old, object, removed: false })
@@ -249,7 +306,9 @@ fn replay_record(record: &frame::Record<'_>, state: &mut State) -> Result<Change
             let old = old.ok_or_else(|| {
                 format!("{} {} is removed but was not there", collection.as_str(), key.as_str())
             })?;
-            let object = Arc::new(Object::stamp(old.value().clone(), record.revision));
+            // The last content is written too: it may be another than what was stored before.
+            let last = serde_json::from_slice(record.value).map_err(|error| error.to_string())?;
+            let object = Arc::new(Object::stored(&collection, EventType::Deleted, last, record.revision));
             Ok(Change { collection, key, old: Some(old), object, removed: true })
         }
         Tag::End => Err("a snapshot's end stands in a log".to_owned()),
@@ -277,4 +336,70 @@ impl Segment {
 pub(super) fn at(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
     let path = path.to_owned();
     move |source| OpenError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_is_kept_for_its_time_and_bounded_in_bytes() {
+        struct Case {
+            name: &'static str,
+            /// Revision, minute, megabytes of logs since.
+            snapshots: &'static [(u64, u64, u64)],
+            now_min: u64,
+            want: Option<(u64, &'static [u64])>,
+        }
+        let cases = [
+            Case { name: "nothing", snapshots: &[], now_min: 0, want: None },
+            Case { name: "the first: logs since 0", snapshots: &[(5, 1, 0)], now_min: 99, want: None },
+            Case {
+                name: "two young ones: all history",
+                snapshots: &[(5, 1, 1), (9, 2, 0)],
+                now_min: 2,
+                want: Some((0, &[5, 9])),
+            },
+            Case {
+                name: "the older is old enough",
+                snapshots: &[(5, 1, 1), (9, 6, 0)],
+                now_min: 6,
+                want: Some((5, &[5, 9])),
+            },
+            Case {
+                name: "often: a next base is kept between",
+                snapshots: &[(5, 1, 3), (6, 2, 2), (7, 3, 1), (9, 6, 0)],
+                now_min: 6,
+                want: Some((5, &[5, 6, 9])),
+            },
+            Case {
+                name: "the next base's time comes",
+                snapshots: &[(5, 1, 3), (6, 2, 2), (9, 6, 1), (10, 7, 0)],
+                now_min: 7,
+                want: Some((6, &[6, 9, 10])),
+            },
+            Case {
+                name: "too many bytes before the time",
+                snapshots: &[(5, 1, 300), (6, 2, 90), (9, 3, 50), (10, 3, 0)],
+                now_min: 3,
+                want: Some((6, &[6, 9, 10])),
+            },
+            Case {
+                name: "too many bytes since every one",
+                snapshots: &[(5, 1, 500), (6, 2, 400), (9, 3, 0)],
+                now_min: 3,
+                want: Some((6, &[6, 9])),
+            },
+        ];
+        for case in cases {
+            let kept = case.snapshots.iter().map(|(revision, minute, megabytes)| Kept {
+                revision: *revision,
+                time_ms: minute * 60_000,
+                logs_bytes: megabytes << 20,
+            });
+            let kept: Vec<Kept> = kept.collect();
+            let got = retained(&kept, case.now_min * 60_000, 100 << 20);
+            assert_eq!(got, case.want.map(|(base, kept)| (base, kept.to_vec())), "{}", case.name);
+        }
+    }
 }

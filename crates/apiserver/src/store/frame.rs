@@ -11,6 +11,8 @@
 /// Start of every frame.
 pub(super) const MAGIC: [u8; 4] = [0xFF, b'F', b'W', b'1'];
 const HEADER_LEN: usize = 12;
+/// Where the time of a frame ends.
+pub(super) const TIME_END: usize = HEADER_LEN + 8;
 /// A payload longer than this is damage, not data.
 const PAYLOAD_LEN_MAX: usize = 256 << 20;
 
@@ -105,6 +107,13 @@ pub(super) struct Frame<'a> {
     pub(super) records: Vec<Record<'a>>,
     /// Bytes of the whole frame.
     pub(super) len: usize,
+}
+
+/// The time in the head of a frame, unchecked.
+pub(super) fn time_ms(head: &[u8; TIME_END]) -> u64 {
+    let mut time = [0; 8];
+    time.iter_mut().zip(head.iter().skip(HEADER_LEN)).for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(time)
 }
 
 /// Reads the frame at the start of `bytes`.

@@ -17,6 +17,14 @@ pub struct Metrics {
     pub failures: AtomicU64,
     /// Snapshot files written.
     pub snapshots: AtomicU64,
+    /// Events let go from the logs.
+    pub compacted_events: AtomicU64,
+    /// Trees of documents let go.
+    pub compacted_trees: AtomicU64,
+    /// Bytes of snapshots and logs on disk, as of the last look.
+    pub disk_bytes: AtomicU64,
+    /// Bytes of the log file that is appended to.
+    pub segment_bytes: AtomicU64,
 }
 
 impl Metrics {

@@ -1,7 +1,7 @@
 //! A snapshot file: every object as of one revision, in frames, closed by an end record. It appears under its name whole or not at all.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -75,9 +75,9 @@ pub(super) fn read(path: &Path) -> Result<State, OpenError> {
         for record in &frame.records {
             match record.tag {
                 Tag::Put => {
-                    let object = Object::parse(record.value, record.revision)
-                        .map_err(|error| corrupt(error.to_string()))?;
                     let collection = Collection::from_qualified(record.collection);
+                    let object = Object::parse(&collection, record.value, record.revision)
+                        .map_err(|error| corrupt(error.to_string()))?;
                     state.load(&collection, Key::from_text(record.key), Arc::new(object));
                 }
                 Tag::End => return Ok(state.advanced_to(record.revision)),
@@ -86,4 +86,11 @@ pub(super) fn read(path: &Path) -> Result<State, OpenError> {
         }
         rest = rest.get(frame.len..).unwrap_or_default();
     }
+}
+
+/// When a snapshot was made.
+pub(super) fn time_ms(path: &Path) -> std::io::Result<u64> {
+    let mut head = [0; frame::TIME_END];
+    File::open(path)?.read_exact(&mut head)?;
+    Ok(frame::time_ms(&head))
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::index::{self, Index, Indexes};
 use super::log::Change;
-use super::object::{Collection, Key, Object};
+use super::object::{Collection, EventType, Key, Object};
 use crate::allocations::Allocations;
 use crate::marks::Marks;
 
@@ -18,6 +20,7 @@ pub type Objects = OrdMap<Key, Arc<Object>>;
 pub struct State {
     revision: u64,
     collections: OrdMap<Collection, Objects>,
+    indexes: Indexes,
     allocations: Allocations,
     marks: Marks,
 }
@@ -49,6 +52,49 @@ impl State {
         self.collections.iter()
     }
 
+    /// The objects of one collection that an index has under `value`: what a scan would find, without the scan.
+    pub fn objects_by(&self, collection: &Collection, index: Index, value: &str) -> Objects {
+        let Some(objects) = self.collections.get(collection) else { return Objects::default() };
+        let places = self.indexes.places(index, value).filter(|(of, _)| *of == collection);
+        places.filter_map(|(_, key)| Some((key.clone(), Arc::clone(objects.get(key)?)))).collect()
+    }
+
+    /// Where the objects are that name `uid` as an owner.
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = (&Collection, &Key)> {
+        self.indexes.places(Index::Owner, uid)
+    }
+
+    /// The events last seen before `time`, and the oldest of those beyond `count_max`; oldest first. Costs as much as it finds.
+    pub fn expired_events(&self, time: Timestamp, count_max: usize) -> Vec<Key> {
+        let events = self.collections.get(&Collection::new("", "events")).map_or(0, OrdMap::len);
+        let excess = events.saturating_sub(count_max);
+        let before = index::last_seen_text(time);
+        let oldest = self.indexes.all(Index::LastSeen).enumerate();
+        let expired = oldest.take_while(|(count, (seen, _))| *count < excess || **seen < *before);
+        expired.map(|(_, (_, key))| key.clone()).collect()
+    }
+
+    /// Forgets the trees of objects that nobody asked for since the last call; how many.
+    pub(super) fn compact(&mut self) -> usize {
+        let compact: Vec<(Collection, Key, Object)> = self
+            .collections
+            .iter()
+            .flat_map(|(collection, objects)| {
+                objects.iter().map(move |(key, object)| (collection, key, object))
+            })
+            .filter_map(|(collection, key, object)| {
+                Some((collection.clone(), key.clone(), object.compact()?))
+            })
+            .collect();
+        let count = compact.len();
+        for (collection, key, object) in compact {
+            if let Some(objects) = self.collections.get_mut(&collection) {
+                objects.insert(key, Arc::new(object));
+            }
+        }
+        count
+    }
+
     /// Addresses and ports that Services hold.
     pub fn allocations(&self) -> &Allocations {
         &self.allocations
@@ -69,6 +115,7 @@ impl State {
         self.revision = self.revision.max(object.revision());
         let old =
             self.collections.entry(collection.clone()).or_default().insert(key.clone(), Arc::clone(&object));
+        self.indexes.replace(collection, &key, old.as_deref(), Some(&object));
         self.allocations.replace(collection, old.as_deref(), Some(&object));
         self.marks.note(collection, self.revision);
         old
@@ -83,6 +130,7 @@ impl State {
     ) -> Option<Arc<Object>> {
         self.revision = self.revision.max(revision);
         let old = self.collections.get_mut(collection)?.remove(key)?;
+        self.indexes.replace(collection, key, Some(&old), None);
         self.allocations.replace(collection, Some(&old), None);
         self.marks.note(collection, self.revision);
         Some(old)
@@ -114,7 +162,11 @@ impl Txn {
 
     /// Stores `value` with the next revision, which is stamped into it.
     pub fn put(&mut self, collection: &Collection, key: &Key, value: Value) -> Arc<Object> {
-        let object = Arc::new(Object::stamp(value, self.state.revision + 1));
+        let event = match self.state.object(collection, key) {
+            Some(_) => EventType::Modified,
+            None => EventType::Added,
+        };
+        let object = Arc::new(Object::stored(collection, event, value, self.state.revision + 1));
         let old = self.state.load(collection, key.clone(), Arc::clone(&object));
         self.record(collection, key, old, Arc::clone(&object), false);
         object
@@ -130,7 +182,7 @@ impl Txn {
     pub fn remove_as(&mut self, collection: &Collection, key: &Key, last: Value) -> Option<Arc<Object>> {
         let revision = self.state.revision + 1;
         let old = self.state.unload(collection, key, revision)?;
-        let object = Arc::new(Object::stamp(last, revision));
+        let object = Arc::new(Object::stored(collection, EventType::Deleted, last, revision));
         self.record(collection, key, Some(old), Arc::clone(&object), true);
         Some(object)
     }

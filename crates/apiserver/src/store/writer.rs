@@ -1,8 +1,9 @@
 //! The writer: one thread that takes what is queued, decides it in order, makes it durable with one sync, and publishes it.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,7 +12,7 @@ use super::frame::{Builder, Record, Tag};
 use super::log::Change;
 use super::metrics::Metrics;
 use super::state::{State, Txn};
-use super::{CommitError, Keep, Log, Shared, WriteError, snapshot};
+use super::{CommitError, Keep, Log, Options, Shared, WriteError, snapshot};
 
 /// Transactions in one frame at most.
 const BATCH_LEN_MAX: usize = 512;
@@ -21,6 +22,8 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 /// What the writer is asked.
 pub(super) enum Message {
     Job(Box<dyn Decide>),
+    /// Let go what is old: histories, trees of documents, files.
+    Compact,
     Close(oneshot::Sender<()>),
 }
 
@@ -76,8 +79,8 @@ struct Writer {
     torn: bool,
     /// The snapshot being written; gives its length.
     snapshot: Option<JoinHandle<Option<u64>>>,
-    segment_bytes_min: u64,
     segment_bytes_max: u64,
+    options: Options,
 }
 
 /// Starts the thread; it ends with a [`Message::Close`] or with the last sender.
@@ -86,7 +89,7 @@ pub(super) fn start(
     directory: Directory,
     segment: Segment,
     queue_len_max: usize,
-    segment_bytes_min: u64,
+    options: Options,
 ) -> std::io::Result<mpsc::Sender<Message>> {
     let (sender, mut queue) = mpsc::channel(queue_len_max);
     let mut writer = Writer {
@@ -95,9 +98,10 @@ pub(super) fn start(
         segment,
         torn: false,
         snapshot: None,
-        segment_bytes_min,
-        segment_bytes_max: segment_bytes_min,
+        segment_bytes_max: options.segment_bytes_min,
+        options,
     };
+    writer.count_disk();
     std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
         if let Some(closed) = writer.run(&mut queue) {
             queue.close();
@@ -113,16 +117,20 @@ impl Writer {
     fn run(&mut self, queue: &mut mpsc::Receiver<Message>) -> Option<oneshot::Sender<()>> {
         while let Some(first) = queue.blocking_recv() {
             let mut next = Some(first);
-            let mut batch = Batch::new(State::clone(&self.shared.state.load()), now_ms());
-            let mut close = None;
+            let mut batch = Batch::new(State::clone(&self.shared.state.load()), (self.options.clock)());
+            let (mut close, mut compact) = (None, false);
             while let Some(message) = next {
                 match message {
                     Message::Job(job) => batch.decide(job),
+                    Message::Compact => compact = true,
                     Message::Close(reply) => close = Some(reply),
                 }
                 next = if batch.is_full() || close.is_some() { None } else { queue.try_recv().ok() };
             }
             self.commit(batch);
+            if compact {
+                self.compact();
+            }
             if close.is_some() {
                 return close;
             }
@@ -150,6 +158,38 @@ impl Writer {
         }
     }
 
+    /// Lets go of old history, of trees that nobody uses, and of files that only they needed.
+    fn compact(&mut self) {
+        let now_ms = (self.options.clock)();
+        let mut state = State::clone(&self.shared.state.load());
+        let trees = state.compact();
+        if trees > 0 {
+            self.shared.state.store(Arc::new(state));
+        }
+        let logs: Vec<Arc<Log>> = self
+            .shared
+            .logs
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(Arc::clone)
+            .collect();
+        let events = logs.iter().map(|log| log.compact(now_ms)).sum();
+        Metrics::add(&self.shared.metrics.compacted_trees, trees as u64);
+        Metrics::add(&self.shared.metrics.compacted_events, events);
+        let idle = self.snapshot.as_ref().is_none_or(JoinHandle::is_finished);
+        if idle && let Err(error) = self.directory.forget(now_ms, self.options.logs_bytes_max) {
+            tracing::warn!(%error, "old files could not be removed; trying again later");
+        }
+        self.count_disk();
+    }
+
+    fn count_disk(&self) {
+        let metrics = &self.shared.metrics;
+        metrics.disk_bytes.store(self.directory.len(), Ordering::Relaxed);
+        metrics.segment_bytes.store(self.segment.len, Ordering::Relaxed);
+    }
+
     fn store(&mut self, batch: &Batch) -> Result<(), WriteError> {
         let started = Instant::now();
         if self.torn {
@@ -164,6 +204,7 @@ impl Writer {
         let metrics = &self.shared.metrics;
         Metrics::add(&metrics.frames, 1);
         Metrics::add(&metrics.log_bytes, frame.len() as u64);
+        metrics.segment_bytes.store(self.segment.len, Ordering::Relaxed);
         Metrics::add(&metrics.sync_us, u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX));
         Ok(())
     }
@@ -181,7 +222,7 @@ impl Writer {
             }
         }
         for (log, changes) in by_collection {
-            log.append(time_ms, changes);
+            Metrics::add(&self.shared.metrics.compacted_events, log.append(time_ms, changes));
         }
         self.shared.revision.send_replace(revision);
     }
@@ -197,15 +238,16 @@ impl Writer {
             Ok(segment) => self.segment = segment,
             Err(error) => {
                 tracing::warn!(%error, "could not start a new log file; going on with the long one");
-                self.segment_bytes_max = self.segment.len + self.segment_bytes_min;
+                self.segment_bytes_max = self.segment.len + self.options.segment_bytes_min;
                 return;
             }
         }
         let directory = Arc::clone(&self.directory);
         let shared = Arc::clone(&self.shared);
+        let (now_ms, logs_bytes_max) = ((self.options.clock)(), self.options.logs_bytes_max);
         let write = move || {
-            let written = snapshot::write(&directory, &state, now_ms());
-            match written.and_then(|len| directory.forget_before(state.revision()).map(|()| len)) {
+            let written = snapshot::write(&directory, &state, now_ms);
+            match written.and_then(|len| directory.forget(now_ms, logs_bytes_max).map(|()| len)) {
                 Ok(len) => {
                     Metrics::add(&shared.metrics.snapshots, 1);
                     Some(len)
@@ -222,7 +264,7 @@ impl Writer {
     /// Waits for a running snapshot; the next log may be twice as long as it.
     fn finish_snapshot(&mut self) {
         if let Some(len) = self.snapshot.take().and_then(|running| running.join().ok().flatten()) {
-            self.segment_bytes_max = self.segment_bytes_min.max(2 * len);
+            self.segment_bytes_max = self.options.segment_bytes_min.max(2 * len);
         }
     }
 }
@@ -264,7 +306,7 @@ impl Batch {
                 revision: change.object.revision(),
                 collection: change.collection.as_str(),
                 key: change.key.as_str(),
-                value: if change.removed { b"" } else { change.object.json() },
+                value: change.object.json(),
             });
         }
         builder.finish()
@@ -281,10 +323,4 @@ fn write_error(error: &std::io::Error) -> WriteError {
         StorageFull | QuotaExceeded | FileTooLarge => WriteError::Full(error.to_string()),
         _ => WriteError::Io(error.to_string()),
     }
-}
-
-/// Milliseconds since 1970.
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -37,8 +37,12 @@ pub(crate) struct Identity {
 }
 
 impl Pki {
-    fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("fw-apiserver-pki-").tempdir().unwrap();
+    pub(crate) fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    pub(crate) fn new_in(base: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("fw-apiserver-pki-").tempdir_in(base).unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "fairway-ca");
@@ -103,7 +107,7 @@ impl Running {
         Self { pki, admin, address, run_dir, state, stop: Some(stop), task }
     }
 
-    fn config(pki: &Pki, state: &Path) -> Config {
+    pub(crate) fn config(pki: &Pki, state: &Path) -> Config {
         Config {
             state_dir: state.join("store"),
             run_dir: state.join("run"),
@@ -117,6 +121,7 @@ impl Running {
                 client_authority: pki.path("ca.crt"),
             },
             service_account_key: pki.path("sa.key"),
+            definitions: Vec::new(),
         }
     }
 

@@ -259,6 +259,7 @@ async fn launch(directory: &Path, listen: SocketAddr) -> (SocketAddr, (oneshot::
             client_authority: directory.join("ca.crt"),
         },
         service_account_key: directory.join("sa.key"),
+        definitions: Vec::new(),
     };
     let server = Server::bind(config).await.unwrap();
     let address = server.addresses()[0];

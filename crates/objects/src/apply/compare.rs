@@ -35,6 +35,12 @@ impl Changes {
         written.unite(&self.modified);
         written
     }
+
+    /// The same, and apart from it what is gone.
+    pub(super) fn into_written_and_removed(mut self) -> (FieldSet, FieldSet) {
+        self.added.unite(&self.modified);
+        (self.added, self.removed)
+    }
 }
 
 /// Compares the whole of two objects; null is an object that is not there yet. The order of items with an identity is no change.

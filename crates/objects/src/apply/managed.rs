@@ -101,8 +101,12 @@ pub struct ManagedFields {
 impl ManagedFields {
     /// Reads `metadata.managedFields`; none is empty.
     pub fn read(object: &Value) -> Result<ManagedFields, EntryError> {
+        Self::read_entries(object.list(&["metadata", "managedFields"]))
+    }
+
+    fn read_entries(entries: &[Value]) -> Result<ManagedFields, EntryError> {
         let mut managed = ManagedFields::default();
-        for value in object.list(&["metadata", "managedFields"]) {
+        for value in entries {
             let operation = match value.text(&["operation"]) {
                 "Apply" => Operation::Apply,
                 "Update" => Operation::Update,
@@ -129,16 +133,21 @@ impl ManagedFields {
         Ok(managed)
     }
 
-    /// Writes `metadata.managedFields`: appliers before others, each in the order of time. Nothing when nobody owns anything.
-    pub fn write(mut self, object: &mut Value) {
-        self.entries.retain(|entry| !entry.fields.is_empty());
-        if self.entries.is_empty() {
+    /// Writes `metadata.managedFields`. Nothing when nobody owns anything.
+    pub fn write(self, object: &mut Value) {
+        let entries = self.into_entries();
+        if entries.is_empty() {
             object.take_at(&["metadata", "managedFields"]);
-            return;
+        } else {
+            object.put(&["metadata", "managedFields"], entries);
         }
+    }
+
+    /// The entries on the wire: appliers before others, each in the order of time.
+    pub(super) fn into_entries(mut self) -> Vec<Value> {
+        self.entries.retain(|entry| !entry.fields.is_empty());
         self.entries.sort_by(|a, b| a.order().cmp(&b.order()));
-        let entries: Vec<Value> = self.entries.iter().map(Entry::to_value).collect();
-        object.put(&["metadata", "managedFields"], entries);
+        self.entries.into_iter().map(Entry::into_value).collect()
     }
 
     /// Whether nobody owns anything.
@@ -221,21 +230,56 @@ impl Entry {
         (*operation, &self.time, name, api_version, subresource)
     }
 
-    fn to_value(&self) -> Value {
-        let Manager { name, operation, api_version, subresource } = &self.manager;
+    fn into_value(self) -> Value {
+        let Manager { name, operation, api_version, subresource } = self.manager;
         let mut value = json!({
             "manager": name,
             "operation": operation.as_str(),
             "apiVersion": api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.to_fields_v1(),
+            "fieldsV1": self.fields.into_fields_v1(),
         });
         if !self.time.is_empty() {
-            value.put(&["time"], self.time.as_str());
+            value.put(&["time"], self.time);
         }
         if !subresource.is_empty() {
-            value.put(&["subresource"], subresource.as_str());
+            value.put(&["subresource"], subresource);
         }
         value
     }
+}
+
+/// Adds what an update wrote to the entry of its manager, among entries as they are on the wire, and sorts and caps those. They are not
+/// read for it: most of them are long and none of this touches their fields.
+pub(super) fn take_over(entries: &mut Vec<Value>, manager: &Manager, written: FieldSet, time: &str) {
+    let is_own = |entry: &&mut Value| {
+        entry.text(&["operation"]) == manager.operation.as_str()
+            && entry.text(&["manager"]) == manager.name
+            && entry.text(&["apiVersion"]) == manager.api_version
+            && entry.text(&["subresource"]) == manager.subresource
+    };
+    match entries.iter_mut().find(is_own) {
+        Some(entry) => {
+            entry.put(&["time"], time);
+            if let Some(fields) = entry.map_mut(&["fieldsV1"]) {
+                written.unite_into(fields);
+            }
+        }
+        None => {
+            let entry = Entry { manager: manager.clone(), time: time.to_owned(), fields: written };
+            entries.push(entry.into_value());
+        }
+    }
+    entries.sort_by(|a, b| wire_order(a).cmp(&wire_order(b)));
+    let updates = entries.iter().filter(|entry| entry.text(&["operation"]) == Operation::Update.as_str());
+    if updates.count() > UPDATERS_MAX
+        && let Ok(mut managed) = ManagedFields::read_entries(entries)
+    {
+        managed.cap();
+        *entries = managed.into_entries();
+    }
+}
+
+fn wire_order(entry: &Value) -> [&str; 5] {
+    ["operation", "time", "manager", "apiVersion", "subresource"].map(|name| entry.text(&[name]))
 }

@@ -1,8 +1,12 @@
 //! A set of fields of an object: a trie of path elements, and its form on the wire, FieldsV1.
 
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::path::PathElement;
+
+/// What marks a member of FieldsV1 that has others below it.
+const MEMBER: &str = ".";
 
 /// A set of paths. Every branch ends in a member, so an empty set has no branches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,9 +46,38 @@ impl Branch {
         !self.member && self.below.is_empty()
     }
 
+    fn into_fields_v1(self) -> Value {
+        let mut node = match self.below.into_fields_v1() {
+            Value::Object(node) => node,
+            _ => Map::new(),
+        };
+        mark(&mut node, self.member);
+        Value::Object(node)
+    }
+
+    fn subtract_from(&self, node: &mut Map<String, Value>) -> bool {
+        let member = is_member(node) && !self.member;
+        node.remove(MEMBER);
+        let nothing_below = self.below.subtract_from(node);
+        mark(node, member);
+        nothing_below && !member
+    }
+
     fn unite(&mut self, other: &Branch) {
         self.member |= other.member;
         self.below.unite(&other.below);
+    }
+}
+
+/// Whether a node of FieldsV1 is in the set itself.
+fn is_member(node: &Map<String, Value>) -> bool {
+    node.is_empty() || node.contains_key(MEMBER)
+}
+
+/// Says so of a node that has others below it.
+fn mark(node: &mut Map<String, Value>, member: bool) {
+    if member && !node.is_empty() {
+        node.insert(MEMBER.to_owned(), Value::Object(Map::new()));
     }
 }
 
@@ -172,19 +205,44 @@ impl FieldSet {
 
     /// FieldsV1: a JSON object of path elements; `.` marks a member with others below it.
     pub fn to_fields_v1(&self) -> Value {
-        self.branches
-            .iter()
-            .map(|(element, branch)| {
-                let mut below = match branch.below.to_fields_v1() {
-                    Value::Object(below) => below,
-                    _ => Map::new(),
-                };
-                if branch.member && !below.is_empty() {
-                    below.insert(".".to_owned(), Value::Object(Map::new()));
+        self.clone().into_fields_v1()
+    }
+
+    /// The same of a set that is needed no longer.
+    pub(super) fn into_fields_v1(self) -> Value {
+        let nodes = self.branches.into_iter();
+        nodes.map(|(element, branch)| (element.to_wire(), branch.into_fields_v1())).collect()
+    }
+
+    /// Takes the set out of a FieldsV1 document; whether nothing is left of that. Costs what this set has, however much the document has.
+    pub(super) fn subtract_from(&self, fields: &mut Map<String, Value>) -> bool {
+        for (element, branch) in &self.branches {
+            let name = element.to_wire();
+            if let Some(Value::Object(node)) = fields.get_mut(&name)
+                && branch.subtract_from(node)
+            {
+                fields.remove(&name);
+            }
+        }
+        fields.is_empty()
+    }
+
+    /// Puts the set into a FieldsV1 document.
+    pub(super) fn unite_into(self, fields: &mut Map<String, Value>) {
+        for (element, branch) in self.branches {
+            match fields.entry(element.to_wire()) {
+                Entry::Vacant(place) => {
+                    place.insert(branch.into_fields_v1());
                 }
-                (element.to_wire(), Value::Object(below))
-            })
-            .collect()
+                Entry::Occupied(mut place) => {
+                    if let Value::Object(node) = place.get_mut() {
+                        let member = branch.member || is_member(node);
+                        branch.below.unite_into(node);
+                        mark(node, member);
+                    }
+                }
+            }
+        }
     }
 
     /// Reads FieldsV1.
@@ -192,12 +250,12 @@ impl FieldSet {
         let fields = fields.as_object().ok_or(FieldsError::NotObject)?;
         let mut set = FieldSet::default();
         for (name, below) in fields {
-            if name == "." {
+            if name == MEMBER {
                 continue;
             }
             let element = PathElement::parse(name).ok_or_else(|| FieldsError::Element(name.clone()))?;
             let object = below.as_object().ok_or(FieldsError::NotObject)?;
-            let member = object.is_empty() || object.contains_key(".");
+            let member = is_member(object);
             set.insert(element, Branch { member, below: FieldSet::from_fields_v1(below)? });
         }
         Ok(set)
@@ -253,6 +311,29 @@ mod tests {
         );
         less.subtract(&left);
         assert!(less.is_empty());
+    }
+
+    #[test]
+    fn documents_change_as_sets_do() {
+        let documents = [
+            json!({}),
+            json!({"f:a": {}}),
+            json!({"f:a": {".": {}, "f:b": {}}}),
+            json!({"f:a": {"f:b": {}, "f:c": {".": {}, "f:d": {}}}}),
+            json!({"f:a": {"f:c": {}}, "f:x": {"f:y": {}}}),
+        ];
+        for left in &documents {
+            for right in &documents {
+                let (mut less, mut more) = (set(left.clone()), set(left.clone()));
+                less.subtract(&set(right.clone()));
+                more.unite(&set(right.clone()));
+                let (mut less_v1, mut more_v1) = (left.clone(), left.clone());
+                let is_empty = set(right.clone()).subtract_from(less_v1.as_object_mut().unwrap());
+                set(right.clone()).unite_into(more_v1.as_object_mut().unwrap());
+                assert_eq!((less_v1, is_empty), (less.to_fields_v1(), less.is_empty()), "{left} - {right}");
+                assert_eq!(more_v1, more.to_fields_v1(), "{left} + {right}");
+            }
+        }
     }
 
     #[test]

@@ -3,11 +3,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use serde::de::DeserializeSeed as _;
 use serde_json::{Map, Value};
 
+use super::walk::{Findings, Walk};
 use crate::document::{Document, Object};
 use crate::registry::ObjectType;
-use crate::schema::{Field, Scalar, Struct, Type, Types};
+use crate::schema::{AnyForm, Field, Scalar, Schema, Struct, Type, Types};
 
 const MAGIC: &[u8] = b"k8s\0";
 /// Deepest nesting of messages.
@@ -116,7 +118,7 @@ pub(super) fn decode(object_type: &ObjectType, body: &[u8]) -> Result<Value, Pro
             _ => {}
         }
     }
-    let message = Message { types: &object_type.schema.types, depth: DEPTH_MAX };
+    let message = Message { types: &object_type.schema.types, depth: DEPTH_MAX, form: AnyForm::Raw };
     let mut object = Object::new();
     message.read(object_type.schema.structure(), &[], raw, &mut object)?;
     let mut object = Value::Object(object);
@@ -135,6 +137,8 @@ pub(super) fn decode(object_type: &ObjectType, body: &[u8]) -> Result<Value, Pro
 struct Message<'a> {
     types: &'a Types,
     depth: usize,
+    /// In which message documents of any form come.
+    form: AnyForm,
 }
 
 impl Message<'_> {
@@ -163,8 +167,19 @@ impl Message<'_> {
                 };
                 self.deeper()?.read(structure, &inner, bytes, out)?;
             } else {
-                self.field(field, number, wire, out)?;
+                let message = Message { form: structure.any_form(field), ..self };
+                message.field(field, number, wire, out)?;
             }
+        }
+        // Lists and maps have no message of their own: an empty one that must be given looks like none.
+        let required = structure.fields().iter().filter(|field| field.required && path.is_empty());
+        for field in required.filter(|field| field.tag.numbers().len() == 1) {
+            let empty = match field.ty {
+                Type::List(_) => Value::Array(Vec::new()),
+                Type::Map(_) => Value::Object(Map::new()),
+                Type::Scalar(_) | Type::Struct(_) => continue,
+            };
+            out.entry(&*field.name).or_insert(empty);
         }
         Ok(())
     }
@@ -263,9 +278,50 @@ impl Message<'_> {
             (Scalar::Quantity, Wire::Bytes(bytes)) => first_string(bytes)?.into(),
             (Scalar::Time | Scalar::MicroTime, Wire::Bytes(bytes)) => time(bytes)?,
             (Scalar::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes)?,
-            (Scalar::Any, Wire::Bytes(bytes)) => embedded_json(bytes)?,
+            (Scalar::Any, Wire::Bytes(bytes)) => self.any(bytes)?,
             (_, wire) => return Err(ProtobufError::WireType { number, wire: wire.wire_type() }),
         })
+    }
+}
+
+impl Message<'_> {
+    /// Documents of any form.
+    fn any(self, bytes: &[u8]) -> Result<Value, ProtobufError> {
+        match self.form {
+            AnyForm::Raw => return embedded_json(bytes),
+            AnyForm::Empty => return Ok(Value::Object(Object::new())),
+            AnyForm::SchemaOrBool | AnyForm::SchemaOrArray | AnyForm::SchemaOrStrings => {}
+        }
+        let (mut allows, mut single, mut several) = (None, None, Vec::new());
+        let mut reader = Reader { rest: bytes };
+        while let Some((number, wire)) = reader.next()? {
+            match (number, wire, self.form) {
+                (1, Wire::Varint(value), AnyForm::SchemaOrBool) => allows = Some(value != 0),
+                (2, Wire::Bytes(bytes), AnyForm::SchemaOrBool) | (1, Wire::Bytes(bytes), _) => {
+                    single = Some(self.deeper()?.schema(bytes)?);
+                }
+                (2, Wire::Bytes(bytes), AnyForm::SchemaOrArray) => {
+                    several.push(self.deeper()?.schema(bytes)?);
+                }
+                (2, wire, AnyForm::SchemaOrStrings) => several.push(string(number, wire)?.into()),
+                _ => {}
+            }
+        }
+        Ok(match (self.form, single) {
+            (_, Some(schema)) => schema,
+            (AnyForm::SchemaOrBool, None) => allows.unwrap_or(false).into(),
+            (_, None) => several.into(),
+        })
+    }
+
+    /// A schema inside a schema. The walk over the whole document takes it as it is, so it is brought into form here.
+    fn schema(self, bytes: &[u8]) -> Result<Value, ProtobufError> {
+        let mut object = Object::new();
+        let Some(schema) = Schema::builtin(AnyForm::SCHEMA) else { return Ok(object.into()) };
+        self.read(schema.structure(), &[], bytes, &mut object)?;
+        let mut findings = Findings::default();
+        let walked = Walk::root(&schema, &mut findings).deserialize(Value::Object(object));
+        Ok(walked.ok().flatten().unwrap_or_default())
     }
 }
 

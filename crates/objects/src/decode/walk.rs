@@ -94,6 +94,12 @@ impl<'a> Walk<'a> {
         Walk { types, ty, step: Step::Root, findings }
     }
 
+    /// One field of the object alone.
+    pub(super) fn field(schema: &'a Schema, field: &'a Field, findings: &'a mut Findings) -> Walk<'a> {
+        let step = Step::Field { parent: &Step::Root, owner: schema.structure(), name: &field.name };
+        Walk::of(&schema.types, &field.ty, step, findings)
+    }
+
     fn of(types: &'a Types, ty: &'a Type, step: Step<'a>, findings: &'a mut Findings) -> Walk<'a> {
         let ty = match ty {
             Type::Struct(id) => Expected::Struct(types.get(*id)),

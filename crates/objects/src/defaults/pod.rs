@@ -69,8 +69,8 @@ fn container(container: &mut Value, host_network: bool) {
     container.put_default(&["imagePullPolicy"], policy);
     for port in container.list_mut(&["ports"]) {
         port.put_default(&["protocol"], "TCP");
-        let number = port.at(&["containerPort"]).clone();
-        if host_network && !number.is_null() {
+        let number = port.int(&["containerPort"]).filter(|number| *number != 0 && host_network);
+        if let Some(number) = number {
             port.put_default(&["hostPort"], number);
         }
     }

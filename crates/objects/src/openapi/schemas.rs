@@ -1,9 +1,11 @@
 //! Components: the structures that the kinds of a document reach.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::custom::publish;
 use crate::document::{Document, Object};
 use crate::registry::{ObjectType, Resource, delete_options};
 use crate::schema::{Field, ListTopology, PatchStrategy, Scalar, Schema, Struct, Type, Types};
@@ -68,7 +70,16 @@ impl Components {
     }
 
     fn add_object(&mut self, object: &ObjectType) {
-        self.add_schema(&object.schema);
+        match (&object.custom, component(object)) {
+            (Some(custom), Some(name)) => {
+                self.schemas.insert(name.to_owned(), publish::openapi(&custom.tree));
+                let metadata = object.schema.structure().field("metadata").map(|field| field.ty.clone());
+                if let Some(Type::Struct(root)) = metadata {
+                    self.add_schema(&Schema { types: Arc::clone(&object.schema.types), root });
+                }
+            }
+            _ => self.add_schema(&object.schema),
+        }
         let kind = [group_version_kind(object, &object.kind)];
         if let Some(schema) = component(object).and_then(|name| self.schemas.get_mut(name)) {
             schema.put(&["x-kubernetes-group-version-kind"], json!(kind));

@@ -45,7 +45,11 @@ fn member(mut members: Map<String, Value>, (name, value): (String, Value)) -> Ma
                 }
             }
         }
-        ("oneOf", _) => drop(members.insert("type".to_owned(), "string".into())),
+        ("oneOf", Value::Array(parts)) if parts.iter().any(|part| part.get("type").is_some()) => {
+            members.insert("type".to_owned(), "string".into());
+        }
+        // Version 2 has no alternatives.
+        ("anyOf" | "not" | "nullable" | "oneOf", _) => {}
         (_, value) => drop(members.insert(name, definition(value))),
     }
     members

@@ -208,6 +208,7 @@ pub(super) fn delete_options() -> &'static ObjectType {
         version: "v1".into(),
         kind: "DeleteOptions".into(),
         schema: schema("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"),
+        custom: None,
     });
     &TYPE
 }
@@ -250,7 +251,7 @@ fn object_type(group: &'static str, kind: &'static str) -> ObjectType {
         group => &format!("io.k8s.api.{}", group.split('.').next().unwrap_or(group)),
     };
     let schema = schema(&format!("{package}.v1.{kind}"));
-    ObjectType { group: group.into(), version: "v1".into(), kind: kind.into(), schema }
+    ObjectType { group: group.into(), version: "v1".into(), kind: kind.into(), schema, custom: None }
 }
 
 /// Kinds that exist only as query parameters (`PodExecOptions`) have no fields.

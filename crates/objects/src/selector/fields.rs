@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::convert;
 use crate::document::Document;
 use crate::registry::{BuiltinKind, Resource};
 use crate::status::Status;
@@ -27,10 +28,11 @@ impl FieldSelector {
     pub fn parse(resource: &Resource, text: &str) -> Result<FieldSelector, Status> {
         let mut requirements = Vec::new();
         for term in terms(text) {
-            let Some(requirement) = requirement(&term) else {
+            let Some(mut requirement) = requirement(&term) else {
                 let message = format!("invalid selector: '{text}'; can't understand '{term}'");
                 return Err(Status::bad_request(message));
             };
+            requirement.field = convert::stored_field(resource, &requirement.field).into_owned();
             check_field(resource, &requirement.field)?;
             requirements.push(requirement);
             if requirements.len() > REQUIREMENTS_MAX {
@@ -143,6 +145,10 @@ fn offered(kind: BuiltinKind) -> Option<&'static [&'static str]> {
 
 fn check_field(resource: &Resource, field: &str) -> Result<(), Status> {
     if field == "metadata.name" || field == "metadata.namespace" {
+        return Ok(());
+    }
+    let custom = resource.custom().into_iter().flat_map(|custom| &custom.selectable);
+    if custom.map(|(name, _)| name).any(|name| name == field) {
         return Ok(());
     }
     match resource.builtin.map(offered) {

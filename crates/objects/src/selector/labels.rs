@@ -169,6 +169,16 @@ impl LabelSelector {
         !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(value(requirement)))
     }
 
+    /// The value that the label `key` must have, if the selector says so: lets a lookup replace a scan.
+    pub fn exact(&self, key: &str) -> Option<&str> {
+        self.requirements.iter().filter(|requirement| requirement.key == key).find_map(|requirement| {
+            match &requirement.operator {
+                Operator::Equals(value) => Some(value.as_str()),
+                _ => None,
+            }
+        })
+    }
+
     /// Whether the labels of an object match.
     pub fn matches_object(&self, object: &Value) -> bool {
         self.matches(object.at(&["metadata", "labels"]))

@@ -31,25 +31,7 @@ pub(super) fn container<'a>(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
-    let name = container.text(&["name"]);
-    if name.is_empty() {
-        errors.push(FieldError::required(&path.field("name"), ""));
-    } else {
-        invalid_all(&path.field("name"), name, names::dns_label(name), errors);
-        if pod.names.contains(&name) {
-            errors.push(FieldError::duplicate(&path.field("name"), name));
-        }
-    }
-    pod.names.push(name);
-    let image = container.text(&["image"]);
-    if image.is_empty() {
-        errors.push(FieldError::required(&path.field("image"), ""));
-    } else if image.trim() != image {
-        let detail = "must not have leading or trailing whitespace";
-        errors.push(FieldError::invalid(&path.field("image"), image, detail));
-    }
-    let policy = container.text(&["imagePullPolicy"]);
-    one_of(policy, &["Always", "IfNotPresent", "Never"], &path.field("imagePullPolicy"), errors);
+    identity(container, pod, path, errors);
     ports(container, pod, path, errors);
     environment(container, path, errors);
     volume::mounts(container, &pod.volumes, path, errors);
@@ -84,6 +66,29 @@ pub(super) fn container<'a>(
         }
     }
     resources(container, path, errors);
+}
+
+/// Its name, which no other container of the pod has, and its image.
+pub(super) fn identity<'a>(container: &'a Value, pod: &mut Pod<'a>, path: &Path<'_>, errors: &mut Errors) {
+    let name = container.text(&["name"]);
+    if name.is_empty() {
+        errors.push(FieldError::required(&path.field("name"), ""));
+    } else {
+        invalid_all(&path.field("name"), name, names::dns_label(name), errors);
+        if pod.names.contains(&name) {
+            errors.push(FieldError::duplicate(&path.field("name"), name));
+        }
+    }
+    pod.names.push(name);
+    let image = container.text(&["image"]);
+    if image.is_empty() {
+        errors.push(FieldError::required(&path.field("image"), ""));
+    } else if image.trim() != image {
+        let detail = "must not have leading or trailing whitespace";
+        errors.push(FieldError::invalid(&path.field("image"), image, detail));
+    }
+    let policy = container.text(&["imagePullPolicy"]);
+    one_of(policy, &["Always", "IfNotPresent", "Never"], &path.field("imagePullPolicy"), errors);
 }
 
 fn ports<'a>(container: &'a Value, pod: &mut Pod<'a>, path: &Path<'_>, errors: &mut Errors) {
@@ -131,7 +136,7 @@ fn ports<'a>(container: &'a Value, pod: &mut Pod<'a>, path: &Path<'_>, errors: &
     }
 }
 
-fn environment(container: &Value, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn environment(container: &Value, path: &Path<'_>, errors: &mut Errors) {
     let list = path.field("env");
     for (index, variable) in container.list(&["env"]).iter().enumerate() {
         let path = list.index(index);

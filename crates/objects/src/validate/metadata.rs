@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Errors, IMMUTABLE, document, invalid_all, labels};
+use super::{Errors, IMMUTABLE, document, invalid_all, labels, service_range};
 use crate::document::Document;
 use crate::field::{FieldError, Path};
 use crate::names;
@@ -27,6 +27,7 @@ pub(super) fn object(resource: &Resource, object: &Value, errors: &mut Errors) {
                 | BuiltinKind::Role
                 | BuiltinKind::RoleBinding,
             ) => names::path_segment(name),
+            Some(BuiltinKind::IPAddress) => service_range::address_name(name),
             _ => names::dns_subdomain(name),
         };
         invalid_all(&METADATA.field("name"), name, messages, errors);

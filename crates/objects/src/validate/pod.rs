@@ -1,11 +1,8 @@
 //! Pods and the specs of their templates.
 
-mod parts;
-
 use serde_json::Value;
 
-pub(super) use self::parts::{update_ephemeral, update_resources};
-use super::{Errors, SPEC, at_least, container, document, invalid_all, labels, one_of, volume};
+use super::{Errors, SPEC, at_least, container, document, ephemeral, invalid_all, labels, one_of, volume};
 use crate::document::Document;
 use crate::field::{FieldError, Path};
 use crate::names;
@@ -34,6 +31,7 @@ pub(super) fn spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     for (index, item) in spec.list(&["initContainers"]).iter().enumerate() {
         container::container(item, true, &mut pod, &containers.index(index), errors);
     }
+    ephemeral::containers(spec, &mut pod, path, errors);
     one_of(spec.text(&["restartPolicy"]), RESTART_POLICIES, &path.field("restartPolicy"), errors);
     dns(spec, path, errors);
     labels(spec.at(&["nodeSelector"]), &path.field("nodeSelector"), errors);
@@ -62,6 +60,24 @@ pub(super) fn spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     );
     host_aliases(spec, path, errors);
     tolerations(spec, path, errors);
+}
+
+/// A new pod.
+pub(super) fn create(pod: &Value, errors: &mut Errors) {
+    if !pod.list(&["spec", "ephemeralContainers"]).is_empty() {
+        errors.push(FieldError::forbidden(&SPEC.field("ephemeralContainers"), "cannot be set on create"));
+    }
+}
+
+/// The template of pods.
+pub(super) fn template(template: &Value, path: &Path<'_>, errors: &mut Errors) {
+    labels(template.at(&["metadata", "labels"]), &path.field("labels"), errors);
+    let spec_path = path.field("spec");
+    spec(template.at(&["spec"]), &spec_path, errors);
+    if !template.list(&["spec", "ephemeralContainers"]).is_empty() {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(&spec_path.field("ephemeralContainers"), detail));
+    }
 }
 
 fn dns(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -156,8 +172,28 @@ const FIXED: &str = "pod updates may not change fields other than `spec.containe
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
     tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
+/// A change of a part of a pod.
+pub(super) fn update_part(part: &str, new: &Value, old: &Value, errors: &mut Errors) {
+    match part {
+        "ephemeralcontainers" => {
+            let names = ["containers", "initContainers"];
+            let names = names.iter().flat_map(|list| new.list(&["spec", list]));
+            let volumes = new.list(&["spec", "volumes"]).iter();
+            let mut pod = container::Pod {
+                names: names.map(|container| container.text(&["name"])).collect(),
+                volumes: volumes.map(|volume| volume.text(&["name"])).collect(),
+                ..container::Pod::default()
+            };
+            ephemeral::containers(new.at(&["spec"]), &mut pod, &SPEC, errors);
+            ephemeral::update(new, old, errors);
+        }
+        "resize" => ephemeral::resize(new, old, errors),
+        _ => update(new, old, errors),
+    }
+}
+
 /// A running pod changes little: images, a shorter deadline, more tolerations, opened scheduling gates.
-pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
+fn update(new: &Value, old: &Value, errors: &mut Errors) {
     for list in ["containers", "initContainers"] {
         if new.list(&["spec", list]).len() != old.list(&["spec", list]).len() {
             errors.push(FieldError::forbidden(
@@ -254,7 +290,7 @@ fn gates_shrink(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 /// The paths where two documents differ, a few of them.
-fn changes(path: &str, new: &Value, old: &Value) -> Vec<String> {
+pub(super) fn changes(path: &str, new: &Value, old: &Value) -> Vec<String> {
     const CHANGES_MAX: usize = 20;
     let mut found = match (new, old) {
         (Value::Object(new), Value::Object(old)) => {

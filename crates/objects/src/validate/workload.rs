@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Errors, IMMUTABLE, SPEC, at_least, label_selector, labels, one_of, pod};
+use super::{Errors, IMMUTABLE, SPEC, at_least, document, label_selector, labels, one_of, pod};
 use crate::document::Document;
 use crate::field::{FieldError, Path};
 use crate::selector::LabelSelector;
@@ -39,10 +39,9 @@ fn selector(object: &Value, kind: &str, errors: &mut Errors) {
 /// A template whose pods are restarted for ever.
 fn template(object: &Value, errors: &mut Errors) {
     let path = SPEC.field("template");
-    labels(object.at(&["spec", "template", "metadata", "labels"]), &path.field("labels"), errors);
-    let spec = object.at(&["spec", "template", "spec"]);
+    pod::template(object.at(&["spec", "template"]), &path, errors);
     let spec_path = path.field("spec");
-    pod::spec(spec, &spec_path, errors);
+    let spec = object.at(&["spec", "template", "spec"]);
     let policy = spec.text(&["restartPolicy"]);
     if !matches!(policy, "Always" | "") {
         errors.push(FieldError::not_supported(&spec_path.field("restartPolicy"), policy, &["Always"]));
@@ -103,7 +102,7 @@ fn strategy(object: &Value, errors: &mut Errors) {
 }
 
 /// A number or a percentage; the number in it.
-fn share(value: &Value, path: &Path<'_>, errors: &mut Errors) -> Option<i64> {
+pub(super) fn share(value: &Value, path: &Path<'_>, errors: &mut Errors) -> Option<i64> {
     match value {
         Value::Number(number) => {
             let number = number.as_i64()?;
@@ -129,6 +128,30 @@ fn share(value: &Value, path: &Path<'_>, errors: &mut Errors) -> Option<i64> {
 pub(super) fn replica_set(object: &Value, errors: &mut Errors) {
     counts(object, &["replicas", "minReadySeconds"], errors);
     selector(object, "replicaset", errors);
+    template(object, errors);
+}
+
+/// The selector of a ReplicationController is a plain map of labels.
+pub(super) fn replication_controller(object: &Value, errors: &mut Errors) {
+    counts(object, &["replicas", "minReadySeconds"], errors);
+    let path = SPEC.field("selector");
+    let selector = object.at(&["spec", "selector"]);
+    labels(selector, &path, errors);
+    if selector.as_object().is_none_or(document::Object::is_empty) {
+        errors.push(FieldError::required(&path, ""));
+    }
+    if !object.has(&["spec", "template"]) {
+        errors.push(FieldError::required(&SPEC.field("template"), ""));
+        return;
+    }
+    let template_labels = object.at(&["spec", "template", "metadata", "labels"]);
+    let parsed = LabelSelector::from_map(selector);
+    if !parsed.is_empty() && !parsed.matches(template_labels) {
+        let template = SPEC.field("template");
+        let metadata = template.field("metadata");
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid(&metadata.field("labels"), template_labels.clone(), detail));
+    }
     template(object, errors);
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failed test panics")]
 
 mod apply_laws;
+mod custom;
 mod gateway_api;
 mod laws;
 mod type_tables;
