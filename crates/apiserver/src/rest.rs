@@ -1,13 +1,16 @@
 //! The verbs over any resource of the registry. Nothing here knows a kind, except where Kubernetes itself has a special case; those stand
 //! in [`admit`](crate::admit) and in the modules of subresources.
 
+mod agent;
 pub(crate) mod answer;
 mod apply;
 mod bind;
 mod create;
 mod delete;
 mod present;
+mod proxy;
 mod read;
+mod relay;
 mod review;
 mod selection;
 mod stream;
@@ -182,6 +185,7 @@ impl Call<'_> {
                 answer::warn(&mut response, &warnings);
                 Ok(response)
             }
+            ("proxy", _) => self.proxy(name, request).await,
             ("log", "GET") => self.log(name).await,
             ("exec" | "attach" | "portforward", "GET" | "POST") => {
                 self.admit_stream(name, subresource, &known.object).await?;

@@ -127,7 +127,10 @@ impl Api {
         };
         self.allow_resource(&user, verb, target, query)?;
         let long = verb == "watch"
-            || matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"));
+            || matches!(
+                target.subresource.as_deref(),
+                Some("log" | "exec" | "attach" | "portforward" | "proxy")
+            );
         if long {
             return rest::handle(self, &user, target, query, request).await;
         }

@@ -173,6 +173,9 @@ pub(crate) struct TestArgs {
     /// Use this running cluster instead of starting one
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
+    /// The kubectl that steps run
+    #[arg(long, default_value = "kubectl", value_name = "PATH")]
+    pub kubectl: PathBuf,
     /// Where clusters keep their state
     #[arg(
         long,

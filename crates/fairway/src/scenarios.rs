@@ -1,5 +1,6 @@
 //! `fairway test`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use fairway_kit::{logging, shutdown};
@@ -28,6 +29,8 @@ pub(crate) fn run(arguments: TestArgs) -> ExitCode {
         files: arguments.files,
         cluster: arguments.cluster,
         executable,
+        // Steps run in the folders of their scenarios.
+        kubectl: absolute(arguments.kubectl),
         state_root: arguments.state,
         run_root: arguments.run,
         format: match arguments.output {
@@ -49,4 +52,9 @@ pub(crate) fn run(arguments: TestArgs) -> ExitCode {
         }
         Err(error) => outcome::failed(error),
     }
+}
+
+/// A path is made independent of the folder; a bare name stays one, to be found in PATH.
+fn absolute(path: PathBuf) -> PathBuf {
+    if path.components().count() > 1 { std::path::absolute(&path).unwrap_or(path) } else { path }
 }

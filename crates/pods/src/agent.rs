@@ -73,6 +73,8 @@ pub(crate) struct ContainerView {
     pub tty: bool,
     /// The inode of its mount namespace while it runs.
     pub mounts: Option<u64>,
+    /// Its input ends with the first client that attaches to it.
+    pub stdin_once: bool,
 }
 
 /// A pod as the kubelet API needs it.

@@ -34,6 +34,7 @@ mod protocol;
 mod registration;
 mod sandbox;
 mod server;
+pub mod spdy;
 mod status;
 mod sys;
 mod volume;

@@ -53,6 +53,8 @@ pub(crate) enum Request {
     Exec(ExecPlan),
     /// Asks for the write end of a container's standard input, or the master side of its terminal.
     Attach { container: String },
+    /// Ends a container's standard input, once others that have it let go of it.
+    CloseInput { container: String },
 }
 
 /// From PID 1.

@@ -1,10 +1,11 @@
 //! The kubelet API on a unix socket: logs, exec, attach, port-forward, and figures of the node. Who may ask is decided by the API server in front.
 
-mod channels;
 mod exec;
 mod forward;
-mod spdy;
+mod remote;
 mod stats;
+mod upgrade;
+mod windows;
 
 use std::convert::Infallible;
 use std::io;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -39,11 +40,24 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) struct Refused {
     status: StatusCode,
     message: String,
+    header: Option<(HeaderName, String)>,
 }
 
 impl Refused {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), header: None }
+    }
+
+    /// With a header that lists `words`.
+    pub(super) fn with(self, name: HeaderName, words: &[&str]) -> Self {
+        Self { header: Some((name, words.join(","))), ..self }
+    }
+
+    fn into_response(self) -> Response<Body> {
+        let mut response = text(self.status, self.message);
+        let header = self.header.and_then(|(name, value)| Some((name, value.parse().ok()?)));
+        response.headers_mut().extend(header);
+        response
     }
 }
 
@@ -75,7 +89,7 @@ pub(crate) fn serve(socket: &Path, context: Arc<Context>, shutdown: Shutdown) ->
 }
 
 async fn answer(context: Arc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    Ok(route(&context, request).await.unwrap_or_else(|refused| text(refused.status, refused.message)))
+    Ok(route(&context, request).await.unwrap_or_else(Refused::into_response))
 }
 
 pub(super) fn text(status: StatusCode, message: impl Into<Bytes>) -> Response<Body> {
@@ -115,7 +129,10 @@ async fn route(context: &Context, request: Request<Incoming>) -> Result<Response
         }
         ["attach", namespace, pod, container] => {
             let (pod, view) = find(context, namespace, pod, container)?;
-            require_running(container, &view)?;
+            // `kubectl run -i` attaches to a command that may be over already: what it said is there.
+            if !(view.stdin_once && view.started) {
+                require_running(container, &view)?;
+            }
             exec::attach(request, &pod, container, &view, &parameters).await
         }
         ["portForward", namespace, pod] => {

@@ -36,6 +36,8 @@ pub struct Options {
     pub cluster: Option<String>,
     /// The `fairway` executable: starts clusters and probes.
     pub executable: PathBuf,
+    /// The kubectl that steps run: a path, or a name to be found in PATH.
+    pub kubectl: PathBuf,
     /// Where clusters keep their state (`/var/lib/fairway`).
     pub state_root: PathBuf,
     /// Where clusters keep their processes (`/run/fairway`).

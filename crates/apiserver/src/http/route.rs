@@ -60,12 +60,38 @@ pub struct Target {
     pub name: Option<String>,
     /// A part of the object.
     pub subresource: Option<String>,
+    /// What follows `…/proxy`, as it came (percent-encoded); empty or beginning with a slash.
+    pub proxied: String,
     /// The old `/watch/` form of the path.
     pub watch: bool,
 }
 
 /// Reads a path (still percent-encoded).
 pub fn parse(path: &str) -> Route {
+    let (path, proxied) = path.split_at(proxied_from(path).unwrap_or(path.len()));
+    let mut route = parse_own(path);
+    if let Route::Resource(target) = &mut route {
+        target.proxied = proxied.to_owned();
+    }
+    route
+}
+
+/// Where the path of a proxied request begins: after `/api/v1/[namespaces/<namespace>/]<resource>/<name>/proxy`.
+fn proxied_from(path: &str) -> Option<usize> {
+    let rest = path.strip_prefix("/api/v1/")?;
+    let before_proxy = if rest.starts_with("namespaces/") { 4 } else { 2 };
+    let mut from = path.len() - rest.len();
+    for (index, segment) in rest.split('/').enumerate() {
+        from += segment.len() + 1;
+        if index == before_proxy {
+            return (segment == "proxy").then_some(from - 1);
+        }
+    }
+    None
+}
+
+/// Reads a path without what is only to be passed on.
+fn parse_own(path: &str) -> Route {
     let segments: Option<Vec<String>> =
         path.split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
     let Some(segments) = segments.filter(|segments| segments.iter().all(|segment| is_plain(segment))) else {
@@ -129,6 +155,7 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Route {
         resource: resource.to_owned(),
         name: name.map(str::to_owned),
         subresource: subresource.map(str::to_owned),
+        proxied: String::new(),
         watch,
     })
 }
@@ -188,6 +215,19 @@ mod tests {
             words.extend(target.name);
             words.extend(target.subresource);
             assert_eq!(words.join(" "), case.want, "{}", case.path);
+        }
+        for (path, proxied) in [
+            ("/api/v1/namespaces/a/services/s:http/proxy", ""),
+            ("/api/v1/namespaces/a/services/https%3As%3A443/proxy/", "/"),
+            ("/api/v1/namespaces/a/pods/p/proxy/x%2Fy//z/../w/", "/x%2Fy//z/../w/"),
+            ("/api/v1/nodes/n/proxy/pods/p/proxy", "/pods/p/proxy"),
+        ] {
+            let Route::Resource(target) = parse(path) else { panic!("{path}") };
+            assert_eq!(
+                (target.subresource.as_deref(), target.proxied.as_str()),
+                (Some("proxy"), proxied),
+                "{path}"
+            );
         }
         for path in ["/api/v1/pods/%ff", "/api/v1/nodes/a%2Fb", "/api/v1/nodes/%2e%2e", "/api/v1/nodes/a%25b"]
         {

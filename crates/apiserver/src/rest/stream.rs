@@ -1,41 +1,24 @@
 //! What the node agent answers for its pods: logs, exec, attach, port-forward. The server finds the agent's socket, refuses what cannot
 //! work with the message that clients know, and then carries bytes without reading them.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use fairway_objects::document::{self, Document};
-use fairway_objects::status::Status;
+use fairway_objects::field::{FieldError, Path};
+use fairway_objects::status::{Qualified, Status};
 use futures::StreamExt;
-use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, BodyStream, Empty};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyStream;
 use hyper::body::{Bytes, Incoming};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixStream;
 
-use super::Call;
+use super::agent::{self, upgrade_headers};
+use super::{Call, relay};
 use crate::http::body::{self, Body};
-
-/// How long the agent may take to answer.
-const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// What an agent's error text may be long.
-const ERROR_BYTES_MAX: usize = 64 << 10;
-
-/// Headers of an upgrade that are passed on in both directions.
-const UPGRADE_HEADERS: &[HeaderName] = &[
-    header::CONNECTION,
-    header::UPGRADE,
-    header::SEC_WEBSOCKET_KEY,
-    header::SEC_WEBSOCKET_VERSION,
-    header::SEC_WEBSOCKET_PROTOCOL,
-    header::SEC_WEBSOCKET_ACCEPT,
-    header::SEC_WEBSOCKET_EXTENSIONS,
-];
+use crate::http::query::Query;
 
 impl Call<'_> {
     pub(super) async fn log(&self, name: &str) -> Result<Response<Body>, Status> {
         let pod = self.pod(name)?;
+        check_log_options(self.query, name)?;
         let container = self.container(name, &pod)?;
         let node = node(name, &pod)?;
         if !self.query.flag("previous") {
@@ -52,15 +35,17 @@ impl Call<'_> {
                 parameters.push(format!("{number}={value}"));
             }
         }
-        let since = self.query.text("sinceTime");
-        if !since.is_empty() {
-            parameters.push(format!("sinceTime={}", encode(since)));
+        for text in ["sinceTime", "stream"] {
+            let value = self.query.text(text);
+            if !value.is_empty() {
+                parameters.push(format!("{text}={}", encode(value)));
+            }
         }
         let path =
             format!("/containerLogs/{}/{name}/{container}?{}", self.target.namespace, parameters.join("&"));
         let response = self.agent(node, &path, Method::GET, HeaderMap::new()).await?;
         if response.status() != StatusCode::OK {
-            return Err(agent_error(response).await);
+            return Err(agent::error(response).await);
         }
         // A failure in the middle can only end the text.
         let pieces =
@@ -77,38 +62,42 @@ impl Call<'_> {
         let pod = self.pod(name)?;
         let node = node(name, &pod)?.to_owned();
         let phase = pod.text(&["status", "phase"]);
-        if matches!(phase, "Succeeded" | "Failed") {
-            let verb = if part == "exec" { "exec into a container" } else { "attach to a container" };
+        let path = self.tunnel_path(name, part, &pod)?;
+        let verb = match part {
+            "exec" => Some("exec into a container"),
+            "attach" if !self.replays(name, &pod)? => Some("attach to a container"),
+            _ => None,
+        };
+        if let (Some(verb), "Succeeded" | "Failed") = (verb, phase) {
             return Err(Status::bad_request(format!(
                 "cannot {verb} in a completed pod; current phase is {phase}"
             )));
         }
-        // A client that asks for another upgrade than WebSocket is told so by the agent, but only after what else is wrong: kubectl falls
-        // back to an older upgrade when the first is refused, and shows the answer to that one.
-        let path = self.tunnel_path(name, part, &pod)?;
-        let headers = pick(request.headers());
-        let mut response = self.agent(&node, &path, Method::GET, headers).await?;
+        // What kind of upgrade it is, the agent looks at, but only after what else is wrong: kubectl falls back to an older one when the
+        // first is refused, and shows the answer to that.
+        let headers = upgrade_headers(request.headers());
+        let mut response = self.agent(&node, &path, request.method().clone(), headers).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(agent_error(response).await);
+            return Err(agent::error(response).await);
         }
         let mut answer = Response::new(body::full(Bytes::new()));
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.headers_mut() = pick(response.headers());
-        let (client, agent) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut response));
-        let stop = self.api.stop.clone();
-        tokio::spawn(async move {
-            let Ok((client, agent)) = tokio::try_join!(client, agent) else { return };
-            let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
-            tokio::select! {
-                copied = tokio::io::copy_bidirectional(&mut client, &mut agent) => {
-                    if let Err(error) = copied {
-                        tracing::debug!(%error, "a stream to a pod ended");
-                    }
-                }
-                () = stop.cancelled() => {}
-            }
-        });
+        *answer.headers_mut() = upgrade_headers(response.headers());
+        relay::upgraded(
+            hyper::upgrade::on(&mut request),
+            hyper::upgrade::on(&mut response),
+            self.api.stop.clone(),
+        );
         Ok(answer)
+    }
+
+    /// A container that was started for its first client's input tells that client what it said, even after its end: `kubectl run -i`
+    /// of a short command attaches too late as often as not.
+    fn replays(&self, name: &str, pod: &Value) -> Result<bool, Status> {
+        let container = self.container(name, pod)?;
+        let mut containers = pod.list(&["spec", "containers"]).iter();
+        let spec = containers.find(|spec| spec.text(&["name"]) == container);
+        Ok(spec.is_some_and(|spec| spec.is_true(&["stdin"]) && spec.is_true(&["stdinOnce"])))
     }
 
     fn tunnel_path(&self, name: &str, part: &str, pod: &Value) -> Result<String, Status> {
@@ -169,49 +158,6 @@ impl Call<'_> {
             }
         }
     }
-
-    /// One request to the agent of a node.
-    async fn agent(
-        &self,
-        node: &str,
-        path: &str,
-        method: Method,
-        headers: HeaderMap,
-    ) -> Result<Response<Incoming>, Status> {
-        let socket = self.socket(node)?;
-        let failed = |why: String| {
-            Status::internal(format!(
-                "the agent of node {node:?} does not answer at {}: {why}; its pods go on, but their logs and consoles are out of reach until it is back",
-                socket.display()
-            ))
-        };
-        let exchange = async {
-            let stream = UnixStream::connect(&socket).await.map_err(|error| failed(error.to_string()))?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-            tokio::spawn(connection.with_upgrades());
-            let mut request = Request::new(Empty::<Bytes>::new());
-            *request.method_mut() = method;
-            *request.uri_mut() =
-                path.parse().map_err(|_| Status::bad_request("the name or command cannot be sent"))?;
-            *request.headers_mut() = headers;
-            request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("kubelet"));
-            sender.send_request(request).await.map_err(|error| failed(error.to_string()))
-        };
-        tokio::time::timeout(AGENT_TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| Err(failed("no answer in time".to_owned())))
-    }
-
-    /// The socket of a node's agent. Node names are checked when pods are written; here again, because they become a path.
-    fn socket(&self, node: &str) -> Result<PathBuf, Status> {
-        let plain = node.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
-        if !plain || node.starts_with('.') {
-            return Err(Status::bad_request(format!("node name {node:?} is not valid")));
-        }
-        Ok(self.api.run_dir.join("nodes").join(node).join("kubelet.sock"))
-    }
 }
 
 fn node<'a>(name: &str, pod: &'a Value) -> Result<&'a str, Status> {
@@ -219,6 +165,40 @@ fn node<'a>(name: &str, pod: &'a Value) -> Result<&'a str, Status> {
         "" => Err(Status::bad_request(format!("pod {name} does not have a host assigned"))),
         node => Ok(node),
     }
+}
+
+/// The rules of PodLogOptions.
+fn check_log_options(query: &Query, name: &str) -> Result<(), Status> {
+    let mut errors = Vec::new();
+    let mut at_least = |field, least: i64, detail| {
+        let value = query.integer(field)?;
+        if let Some(value) = value.filter(|value| *value < least) {
+            errors.push(FieldError::invalid(&Path::new(field), value, detail));
+        }
+        Ok::<_, Status>(value.is_some())
+    };
+    let tails = at_least("tailLines", 0, "must be greater than or equal to 0")?;
+    at_least("limitBytes", 1, "must be greater than 0")?;
+    let counts_back = at_least("sinceSeconds", 1, "must be greater than 0")?;
+    if counts_back && query.has("sinceTime") {
+        let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(FieldError::forbidden(&Path::new(""), detail));
+    }
+    match query.text("stream") {
+        "" | "All" => {}
+        "Stdout" | "Stderr" if tails => {
+            let detail = "`tailLines` and specific `stream` are mutually exclusive for now";
+            errors.push(FieldError::forbidden(&Path::new(""), detail));
+        }
+        "Stdout" | "Stderr" => {}
+        other => {
+            errors.push(FieldError::not_supported(&Path::new("stream"), other, &["All", "Stderr", "Stdout"]))
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid_kind(Qualified { group: "", name: "PodLogOptions" }, name, &errors))
 }
 
 /// A container that has not begun has no log.
@@ -243,30 +223,6 @@ fn started(name: &str, container: &str, pod: &Value) -> Result<(), Status> {
     Err(Status::bad_request(format!(
         "container {container:?} in pod {name:?} is waiting to start: {message}"
     )))
-}
-
-/// The agent's error as ours, with its words.
-async fn agent_error(response: Response<Incoming>) -> Status {
-    let code = response.status().as_u16();
-    let body = http_body_util::Limited::new(response.into_body(), ERROR_BYTES_MAX).collect();
-    let text = match tokio::time::timeout(AGENT_TIMEOUT, body).await {
-        Ok(Ok(collected)) => String::from_utf8_lossy(&collected.to_bytes()).trim().to_owned(),
-        Ok(Err(_)) | Err(_) => "the agent's answer was cut short".to_owned(),
-    };
-    match code {
-        400..500 => Status::bad_request(text),
-        _ => Status::internal(text),
-    }
-}
-
-fn pick(headers: &HeaderMap) -> HeaderMap {
-    let mut picked = HeaderMap::new();
-    for name in UPGRADE_HEADERS {
-        for value in headers.get_all(name) {
-            picked.append(name, value.clone());
-        }
-    }
-    picked
 }
 
 /// Percent-encodes a query value.

@@ -23,7 +23,7 @@ pub(crate) async fn running_pod(server: &Running) {
 }
 
 /// An agent that reads one request head and answers with `answer`; then it echoes.
-fn agent(server: &Running, answer: &'static str) -> tokio::task::JoinHandle<(String, UnixStream)> {
+pub(crate) fn agent(server: &Running, answer: &'static str) -> tokio::task::JoinHandle<(String, UnixStream)> {
     let path = server.run_dir.join("nodes/n1");
     std::fs::create_dir_all(&path).unwrap();
     let _ = std::fs::remove_file(path.join("kubelet.sock"));
@@ -59,6 +59,31 @@ async fn logs_come_from_the_agent() {
     let waiting = client.get(&format!("{PODS}/p/log?container=b")).await;
     let want = r#"container "b" in pod "p" is waiting to start: ContainerCreating"#;
     assert_eq!((waiting.code, waiting.message().as_str()), (400, want));
+    let parameters = [
+        ("tailLines=-1", "tailLines: Invalid value: -1: must be greater than or equal to 0"),
+        ("limitBytes=0", "limitBytes: Invalid value: 0: must be greater than 0"),
+        ("stream=Both", r#"stream: Unsupported value: "Both": supported values: "All", "Stderr", "Stdout""#),
+        (
+            "sinceSeconds=1&sinceTime=2026-01-01T00%3A00%3A00Z",
+            "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ),
+        (
+            "tailLines=1&stream=Stdout",
+            "Forbidden: `tailLines` and specific `stream` are mutually exclusive for now",
+        ),
+    ];
+    for (parameters, want) in parameters {
+        let refused = client.get(&format!("{PODS}/p/log?container=a&{parameters}")).await;
+        let message = refused.message();
+        assert_eq!(refused.code, 422, "{message}");
+        assert!(
+            message.starts_with(r#"PodLogOptions "p" is invalid: "#) && message.ends_with(want),
+            "{message}"
+        );
+    }
+    let malformed = client.get(&format!("{PODS}/p/log?container=a&tailLines=x")).await;
+    let want = r#"strconv.ParseInt: parsing "x": invalid syntax"#;
+    assert_eq!((malformed.code, malformed.message().as_str()), (400, want));
     std::fs::remove_file(server.run_dir.join("nodes/n1/kubelet.sock")).unwrap();
     let away = client.get(&format!("{PODS}/p/log?container=a")).await;
     assert_eq!(away.code, 500);

@@ -277,7 +277,7 @@ fn handler(handler: &Value, ways: &[&'static str], path: &Path<'_>, errors: &mut
     }
 }
 
-fn resources(container: &Value, path: &Path<'_>, errors: &mut Errors) {
+pub(super) fn resources(container: &Value, path: &Path<'_>, errors: &mut Errors) {
     let path = path.field("resources");
     let parse = |value: &Value| value.as_str().and_then(|text| Quantity::parse(text).ok());
     for field in ["limits", "requests"] {

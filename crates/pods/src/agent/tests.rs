@@ -2,6 +2,7 @@
 
 mod asking;
 mod forward;
+mod old_kubectl;
 mod order;
 mod surroundings;
 mod world;

@@ -246,6 +246,12 @@ impl Pod {
             }
             Request::Exec(plan) => self.exec(id, &plan),
             Request::Attach { container } => self.attach(id, &container),
+            Request::CloseInput { container } => {
+                if let Some(container) = self.containers.get_mut(&container) {
+                    container.stdin = None;
+                }
+                self.answer(id, &Message::Done);
+            }
         }
     }
 

@@ -1,15 +1,14 @@
-//! exec and attach: the standard streams of a process over channels.
+//! exec and attach: the standard streams of a process for a client.
 //!
-//! The process has the pipes or the terminal directly; this side only moves bytes between them and the client, and ends with one Status
-//! on the error channel.
+//! The process has the pipes or the terminal directly; this side only moves bytes between them and the client, and ends with how it
+//! ended. Output, input and the end are tasks of their own: none waits for another.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,80 +16,64 @@ use nix::unistd::pipe2;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio::task::JoinSet;
 
-use super::channels::{self, CLOSE, Channels, ERROR, RESIZE, STDERR, STDIN, STDOUT};
-use super::{Body, Refused, end_of};
+use super::remote::{self, Event, Reader, STDERR, STDIN, STDOUT, Wanted, Writer};
+use super::{Body, Refused, end_of, upgrade};
 use crate::agent::{ContainerView, LivePod};
 use crate::logs::{self, LogQuery};
-use crate::protocol::{ExecPlan, How};
+use crate::protocol::{ExecPlan, How, Request as Ask};
 use crate::sandbox::{self, ExecSession, SandboxError};
 
 /// Pieces of standard input that wait for a process that does not read.
 const INPUT_MAX: usize = 16;
-/// How long output is read after the process ended, for the case that something it started keeps the pipe open.
+/// How long nothing may come after the process ended, when something that it started keeps the pipe open.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// What the client asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Streams {
-    command: Vec<String>,
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    tty: bool,
-}
-
-impl Streams {
-    /// Both namings: of the kubelet API (`input`) and of the API server (`stdin`).
-    fn parse(parameters: &[(String, String)]) -> Self {
-        let mut streams = Self::default();
-        for (name, value) in parameters {
-            let flag = matches!(value.as_str(), "1" | "true");
-            match name.as_str() {
-                "command" => streams.command.push(value.clone()),
-                "input" | "stdin" => streams.stdin = flag,
-                "output" | "stdout" => streams.stdout = flag,
-                "error" | "stderr" => streams.stderr = flag,
-                "tty" => streams.tty = flag,
-                _ => {}
-            }
+/// The parameters of a request, in both namings: of the kubelet API (`input`) and of the API server (`stdin`).
+fn wanted(parameters: &[(String, String)]) -> Wanted {
+    let mut wanted = Wanted::default();
+    for (name, value) in parameters {
+        let flag = matches!(value.as_str(), "1" | "true");
+        match name.as_str() {
+            "input" | "stdin" => wanted.stdin = flag,
+            "output" | "stdout" => wanted.stdout = flag,
+            "error" | "stderr" => wanted.stderr = flag,
+            "tty" => wanted.tty = flag,
+            _ => {}
         }
-        streams
     }
+    wanted
 }
 
-/// `GET /exec/…`.
+/// `/exec/…`.
 pub(super) fn exec(
     request: Request<Incoming>,
     pod: &LivePod,
     container: &str,
     parameters: &[(String, String)],
 ) -> Result<Response<Body>, Refused> {
-    let streams = Streams::parse(parameters);
-    if streams.command.is_empty() {
+    let words = parameters.iter().filter(|(name, _)| name == "command");
+    let command: Vec<String> = words.map(|(_, word)| word.clone()).collect();
+    if command.is_empty() {
         return Err(Refused::new(
             http::StatusCode::BAD_REQUEST,
             "you must specify at least 1 command for the container",
         ));
     }
-    let (response, _, connection) = channels::accept(request, channels::CHANNELS)?;
+    let wanted = wanted(parameters);
+    let (answer, agreed) = upgrade::accept(request, remote::CHANNELS, remote::STREAMS)?;
     let (socket, container) = (pod.paths.socket.clone(), container.to_owned());
     tokio::spawn(async move {
-        let Some(mut connection) = connection.await else { return };
-        match start(&socket, container, &streams).await {
-            Ok((session, process)) => Session::new(connection, process).run(session).await,
-            Err(error) => {
-                let how = How::NotStarted { message: error.to_string() };
-                let _ = connection.send(channels::frame(ERROR, &status_of(&how))).await;
-                let _ = connection.send(channels::normal_end()).await;
-                let _ = connection.close(None).await;
-            }
+        let Some((reader, writer)) = remote::connect(agreed, wanted).await else { return };
+        match start(&socket, container, command, wanted).await {
+            Ok((session, process)) => run(session, process, reader, writer).await,
+            Err(error) => writer.finish(&How::NotStarted { message: error.to_string() }, reader).await,
         }
     });
-    Ok(response)
+    Ok(answer)
 }
 
 /// This side of a process's streams.
@@ -106,12 +89,13 @@ struct Process {
 async fn start(
     socket: &std::path::Path,
     container: String,
-    streams: &Streams,
+    argv: Vec<String>,
+    streams: Wanted,
 ) -> Result<(ExecSession, Process), SandboxError> {
     let failed = |source: io::Error| SandboxError::Socket { path: socket.to_owned(), source };
     let mut plan = ExecPlan {
         container,
-        argv: streams.command.clone(),
+        argv,
         tty: streams.tty,
         stdin: streams.stdin,
         stdout: streams.stdout,
@@ -167,7 +151,7 @@ impl Process {
     }
 }
 
-/// `GET /attach/…`: output is what the log gets from now on, input goes to the container's own.
+/// `/attach/…`: output is what the log gets, input goes to the container's own.
 pub(super) async fn attach(
     request: Request<Incoming>,
     pod: &LivePod,
@@ -175,21 +159,36 @@ pub(super) async fn attach(
     view: &ContainerView,
     parameters: &[(String, String)],
 ) -> Result<Response<Body>, Refused> {
-    let streams = Streams::parse(parameters);
-    let input = sandbox::attach(&pod.paths.socket, container)
-        .await
-        .map_err(|error| Refused::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let (response, _, connection) = channels::accept(request, channels::CHANNELS)?;
-    let (path, over) = (pod.paths.log(container, view.attempt), end_of(pod, container, view.attempt));
-    let tty = view.tty;
+    let wanted = Wanted { tty: view.tty, ..wanted(parameters) };
+    let socket = pod.paths.socket.clone();
+    let input = match sandbox::attach(&socket, container).await {
+        Ok(input) => input,
+        // It ended meanwhile, or before.
+        Err(_) if view.stdin_once => None,
+        Err(SandboxError::Refused(message)) => {
+            return Err(Refused::new(http::StatusCode::BAD_REQUEST, message));
+        }
+        Err(error) => {
+            return Err(Refused::new(http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+        }
+    };
+    let (answer, agreed) = upgrade::accept(request, remote::CHANNELS, remote::STREAMS)?;
+    let close_input = view.stdin_once.then(|| (socket, Ask::CloseInput { container: container.to_owned() }));
+    let output = LogOutput {
+        path: pod.paths.log(container, view.attempt),
+        over: end_of(pod, container, view.attempt),
+        // Who gives a container its only input has started it for that, as `kubectl run -i` does: it sees the output from the start,
+        // however late it comes.
+        from_start: view.stdin_once,
+    };
     tokio::spawn(async move {
-        let Some(connection) = connection.await else { return };
-        let terminal = if tty { input.as_ref().and_then(|fd| fd.try_clone().ok()) } else { None };
-        let stdin = input.filter(|_| streams.stdin).and_then(|fd| Pipe::new(fd).ok());
-        let process = Process { stdin, stdout: None, stderr: None, terminal };
-        Session::new(connection, process).follow(path, over).await;
+        let Some((reader, writer)) = remote::connect(agreed, wanted).await else { return };
+        let terminal = if wanted.tty { input.as_ref().and_then(|fd| fd.try_clone().ok()) } else { None };
+        let stdin = input.filter(|_| wanted.stdin).and_then(|fd| Pipe::new(fd).ok());
+        let input = Input::new(stdin, terminal, close_input);
+        follow(output, wanted, input, reader, writer).await;
     });
-    Ok(response)
+    Ok(answer)
 }
 
 /// A non-blocking descriptor.
@@ -227,168 +226,151 @@ impl Pipe {
     }
 }
 
-async fn read_from(pipe: &mut Option<Pipe>) -> Option<Vec<u8>> {
-    match pipe {
-        Some(open) => open.read().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// One client and one process.
-struct Session {
-    sink: SplitSink<Channels, Frame>,
-    source: SplitStream<Channels>,
-    process: Process,
-    input: Option<mpsc::Sender<Bytes>>,
+/// Where a client's input goes.
+struct Input {
+    queue: Option<mpsc::Sender<Bytes>>,
+    /// For its size.
+    terminal: Option<OwnedFd>,
     /// Input that found the queue full; nothing more is read from the client until it went in.
     held: Option<Bytes>,
 }
 
-impl Session {
-    fn new(connection: Channels, mut process: Process) -> Self {
-        let (sink, source) = connection.split();
-        let input = process.stdin.take().map(|stdin| {
+impl Input {
+    /// `close`: what PID 1 is told after the last byte, when the container is to see an end.
+    fn new(stdin: Option<Pipe>, terminal: Option<OwnedFd>, close: Option<(PathBuf, Ask)>) -> Self {
+        let queue = stdin.map(|stdin| {
             let (sender, mut receiver) = mpsc::channel::<Bytes>(INPUT_MAX);
             tokio::spawn(async move {
                 while let Some(bytes) = receiver.recv().await {
                     if stdin.write_all(&bytes).await.is_err() {
-                        return;
+                        break;
                     }
+                }
+                drop(stdin);
+                if let Some((socket, request)) = close
+                    && let Err(error) = sandbox::command(&socket, &request).await
+                {
+                    tracing::debug!(%error, "a container does not see the end of its input");
                 }
             });
             sender
         });
-        Self { sink, source, process, input, held: None }
+        Self { queue, terminal, held: None }
     }
 
-    /// Tells the client that the streams are open: an empty message, as the API server of Kubernetes sends it.
-    async fn greet(&mut self) -> bool {
-        self.sink.send(channels::frame(STDOUT, b"")).await.is_ok()
-    }
-
-    async fn run(mut self, mut session: ExecSession) {
-        if !self.greet().await {
-            return;
-        }
-        let mut ended = None;
-        let drain = tokio::time::sleep(Duration::from_secs(365 * 24 * 3600));
-        tokio::pin!(drain);
-        loop {
-            if ended.is_some() && self.process.stdout.is_none() && self.process.stderr.is_none() {
-                break;
+    /// One event of the client, or room for input that waits; false when the client is gone. Nothing is lost when it is given up.
+    async fn step(&mut self, reader: &mut Reader) -> bool {
+        if self.held.is_some() {
+            let Some(queue) = self.queue.clone() else {
+                self.held = None;
+                return true;
+            };
+            match (queue.reserve().await, self.held.take()) {
+                (Ok(permit), Some(bytes)) => permit.send(bytes),
+                // The process closed its input: the rest has no reader.
+                _ => self.queue = None,
             }
-            tokio::select! {
-                bytes = read_from(&mut self.process.stdout) => match bytes {
-                    Some(bytes) => if self.sink.send(channels::frame(STDOUT, &bytes)).await.is_err() { return },
-                    None => self.process.stdout = None,
-                },
-                bytes = read_from(&mut self.process.stderr) => match bytes {
-                    Some(bytes) => if self.sink.send(channels::frame(STDERR, &bytes)).await.is_err() { return },
-                    None => self.process.stderr = None,
-                },
-                how = session.wait(), if ended.is_none() => {
-                    ended = Some(how);
-                    drain.as_mut().reset(tokio::time::Instant::now() + DRAIN_MAX);
-                }
-                () = &mut drain, if ended.is_some() => break,
-                open = take_input(&mut self.source, &mut self.input, &mut self.held, &self.process.terminal) => if !open { return },
-            }
-        }
-        let how = ended.unwrap_or(How::Code(0));
-        let _ = self.sink.send(channels::frame(ERROR, &status_of(&how))).await;
-        let _ = self.sink.send(channels::normal_end()).await;
-        let _ = self.sink.close().await;
-    }
-
-    /// Sends what a log gets until the container has ended.
-    async fn follow(mut self, path: std::path::PathBuf, over: watch::Receiver<bool>) {
-        let (pieces, mut receiver) = mpsc::channel(INPUT_MAX);
-        let query = LogQuery { follow: true, tail_lines: Some(0), ..LogQuery::default() };
-        tokio::spawn(logs::stream(path, query, over, pieces));
-        if !self.greet().await {
-            return;
-        }
-        loop {
-            tokio::select! {
-                piece = receiver.recv() => match piece {
-                    Some(bytes) => if self.sink.send(channels::frame(STDOUT, &bytes)).await.is_err() { return },
-                    None => break,
-                },
-                open = take_input(&mut self.source, &mut self.input, &mut self.held, &self.process.terminal) => if !open { return },
-            }
-        }
-        let _ = self.sink.send(channels::frame(ERROR, &status_of(&How::Code(0)))).await;
-        let _ = self.sink.send(channels::normal_end()).await;
-        let _ = self.sink.close().await;
-    }
-}
-
-/// One message of the client (or room for one that waits); false when the client is gone.
-async fn take_input(
-    source: &mut SplitStream<Channels>,
-    input: &mut Option<mpsc::Sender<Bytes>>,
-    held: &mut Option<Bytes>,
-    terminal: &Option<OwnedFd>,
-) -> bool {
-    if held.is_some() {
-        let Some(queue) = input.clone() else {
-            *held = None;
             return true;
-        };
-        let permit = queue.reserve().await;
-        match (permit, held.take()) {
-            (Ok(permit), Some(bytes)) => permit.send(bytes),
-            // The process closed its input: the rest has no reader.
-            _ => *input = None,
         }
-        return true;
-    }
-    let bytes = match source.next().await {
-        Some(Ok(Frame::Binary(bytes))) => bytes,
-        Some(Ok(Frame::Text(text))) => Bytes::copy_from_slice(text.as_bytes()),
-        Some(Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_))) => return true,
-        Some(Ok(Frame::Close(_)) | Err(_)) | None => return false,
-    };
-    match bytes.split_first() {
-        Some((&STDIN, data)) if !data.is_empty() => *held = Some(bytes.slice_ref(data)),
-        Some((&RESIZE, data)) => {
-            if let (Some(terminal), Some((columns, rows))) = (terminal, parse_size(data)) {
-                let _ = crate::sys::resize_terminal(terminal, columns, rows);
+        match reader.next().await {
+            Some(Event::Input(bytes)) => self.held = Some(bytes),
+            Some(Event::InputEnd) => self.queue = None,
+            Some(Event::Resize { columns, rows }) => {
+                if let Some(terminal) = &self.terminal {
+                    let _ = crate::sys::resize_terminal(terminal, columns, rows);
+                }
             }
+            None => return false,
         }
-        Some((&CLOSE, [STDIN])) => *input = None,
-        _ => {}
+        true
     }
-    true
 }
 
-fn parse_size(data: &[u8]) -> Option<(u16, u16)> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Size {
-        width: u16,
-        height: u16,
+/// One client and one process; when the client goes before the process ends, the process goes, too.
+async fn run(mut session: ExecSession, process: Process, mut reader: Reader, writer: Writer) {
+    if writer.greet().await.is_err() {
+        return;
     }
-    serde_json::from_slice::<Size>(data).ok().map(|size| (size.width, size.height))
+    let (ended, end) = watch::channel(false);
+    let mut outputs = JoinSet::new();
+    for (pipe, channel) in [(process.stdout, STDOUT), (process.stderr, STDERR)] {
+        if let Some(pipe) = pipe {
+            outputs.spawn(copy(pipe, channel, writer.clone(), end.clone()));
+        }
+    }
+    let mut input = Input::new(process.stdin, process.terminal, None);
+    let mut how = None;
+    while how.is_none() || !outputs.is_empty() {
+        tokio::select! {
+            code = session.wait(), if how.is_none() => {
+                how = Some(code);
+                ended.send_replace(true);
+            }
+            Some(_) = outputs.join_next() => {}
+            open = input.step(&mut reader) => if !open { return },
+        }
+    }
+    writer.finish(&how.unwrap_or(How::Code(0)), reader).await;
 }
 
-/// The Status object that ends a session.
-fn status_of(how: &How) -> Vec<u8> {
-    let status = match how {
-        How::Code(0) => serde_json::json!({"metadata": {}, "status": "Success"}),
-        How::Code(_) | How::Signal(_) => {
-            let code = how.exit_code();
-            serde_json::json!({
-                "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
-                "message": format!("command terminated with non-zero exit code: exit status {code}"),
-                "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}
-            })
+/// Sends what a pipe has until its end. After the process ended, somebody else may hold the pipe: then until nothing comes.
+async fn copy(pipe: Pipe, channel: u8, writer: Writer, mut ended: watch::Receiver<bool>) {
+    loop {
+        let silence = async {
+            let _ = ended.wait_for(|ended| *ended).await;
+            tokio::time::sleep(DRAIN_MAX).await;
+        };
+        let bytes = tokio::select! {
+            biased;
+            bytes = pipe.read() => bytes,
+            () = silence => None,
+        };
+        let Some(bytes) = bytes else { return };
+        if writer.send(channel, &bytes).await.is_err() {
+            return;
         }
-        How::NotStarted { message } => serde_json::json!({
-            "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
-            "message": format!("Internal error occurred: {message}"),
-            "details": {"causes": [{"message": message}]}
-        }),
-    };
-    status.to_string().into_bytes()
+    }
+}
+
+/// A container's output for those who attach.
+struct LogOutput {
+    path: PathBuf,
+    over: watch::Receiver<bool>,
+    from_start: bool,
+}
+
+/// Sends what a log gets until the container has ended.
+async fn follow(output: LogOutput, wanted: Wanted, mut input: Input, mut reader: Reader, writer: Writer) {
+    if writer.greet().await.is_err() {
+        return;
+    }
+    let stderr = wanted.stderr && !wanted.tty;
+    let mut outputs = JoinSet::new();
+    for (wanted, channel, stream) in [(wanted.stdout, STDOUT, "stdout"), (stderr, STDERR, "stderr")] {
+        if !wanted {
+            continue;
+        }
+        let (pieces, mut receiver) = mpsc::channel::<Bytes>(INPUT_MAX);
+        let tail_lines = if output.from_start { None } else { Some(0) };
+        let query = LogQuery { follow: true, tail_lines, stream: Some(stream), ..LogQuery::default() };
+        tokio::spawn(logs::stream(output.path.clone(), query, output.over.clone(), pieces));
+        let writer = writer.clone();
+        outputs.spawn(async move {
+            while let Some(bytes) = receiver.recv().await {
+                if writer.send(channel, &bytes).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let mut over = output.over;
+    let mut ended = false;
+    while !ended || !outputs.is_empty() {
+        tokio::select! {
+            _ = over.wait_for(|over| *over), if !ended => ended = true,
+            Some(_) = outputs.join_next() => {}
+            open = input.step(&mut reader) => if !open { return },
+        }
+    }
+    writer.finish(&How::Code(0), reader).await;
 }

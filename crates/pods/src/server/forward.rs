@@ -2,13 +2,14 @@
 //! program that listens only there is reached, too.
 //!
 //! - Channels: for the i-th port of the request, channel 2i carries data and channel 2i+1 an error; each begins with the port number.
-//! - SPDY in WebSocket messages (kubectl): for each connection the client opens a pair of streams ([`tunnel`]).
+//! - SPDY, in WebSocket messages or on the bare connection (kubectl, new and old): for each connection the client opens a pair of streams
+//!   ([`tunnel`]).
 
 mod tunnel;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,50 +18,72 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
-use super::channels::{self, CLOSE, Channels};
+use super::remote::{self, CLOSE};
+use super::upgrade::{self, Agreed, WebSocket};
+use super::windows::Credit;
 use super::{Body, Refused};
 use crate::agent::LivePod;
 use crate::sandbox::Control;
 
 /// SPDY frames in binary messages.
-const SPDY: &str = "SPDY/3.1+portforward.k8s.io";
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Over WebSocket, best first.
+const OVER_WEBSOCKET: &[&str] = &[TUNNEL, "v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// On the bare connection.
+const OVER_SPDY: &[&str] = &["portforward.k8s.io"];
 /// Ports of one request.
 const PORTS_MAX: usize = 64;
 /// Messages that wait for the client or a connection.
 const QUEUE_MAX: usize = 16;
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// `GET /portForward/…?ports=80&ports=443`; over SPDY the streams name the ports.
+/// `/portForward/…?ports=80&ports=443`; over SPDY the streams name the ports.
 pub(super) fn forward(
     request: Request<Incoming>,
     pod: &LivePod,
     parameters: &[(String, String)],
 ) -> Result<Response<Body>, Refused> {
-    let spoken: Vec<&'static str> = [SPDY].iter().chain(channels::CHANNELS).copied().collect();
-    let (response, protocol, connection) = channels::accept(request, &spoken)?;
-    let ports = if protocol == SPDY { Vec::new() } else { ports(parameters)? };
+    let (answer, agreed) = upgrade::accept(request, OVER_WEBSOCKET, OVER_SPDY)?;
     let (socket, name) = (pod.paths.socket.clone(), pod.id.to_string());
-    tokio::spawn(async move {
-        let Some(connection) = connection.await else { return };
-        let netns = namespace(&socket).await.map(Arc::new);
-        let (sink, source) = connection.split();
-        let (out, frames) = mpsc::channel::<Frame>(QUEUE_MAX);
-        // On its own: a pod that sends must not wait until it has read what the client sends, nor the other way round.
-        let writer = tokio::spawn(write(sink, frames));
-        if protocol == SPDY {
-            tunnel::Session::new(name, netns, out).run(source).await;
-        } else {
-            over_channels(ports, netns, source, out).await;
+    match agreed {
+        Agreed::WebSocket(TUNNEL, upgrade) => {
+            tokio::spawn(over_messages(upgrade, name, socket));
         }
-        let _ = writer.await;
-    });
-    Ok(response)
+        Agreed::WebSocket(_, upgrade) => {
+            tokio::spawn(over_channels(upgrade, ports(parameters)?, socket));
+        }
+        Agreed::Spdy(_, upgrade) => {
+            tokio::spawn(over_connection(upgrade, name, socket));
+        }
+    }
+    Ok(answer)
+}
+
+/// SPDY in messages.
+async fn over_messages(upgrade: OnUpgrade, pod: String, socket: PathBuf) {
+    let Some(connection) = upgrade::websocket(upgrade).await else { return };
+    let (sink, source) = connection.split();
+    let (out, frames) = mpsc::channel::<Bytes>(QUEUE_MAX);
+    // On its own: a pod that sends must not wait until it has read what the client sends, nor the other way round.
+    let writer = tokio::spawn(write(sink, frames, Frame::Binary));
+    tunnel::Session::new(pod, namespace(&socket).await, out).run(tunnel::Source::Messages(source)).await;
+    let _ = writer.await;
+}
+
+/// SPDY as it is.
+async fn over_connection(upgrade: OnUpgrade, pod: String, socket: PathBuf) {
+    let Some((half, sink)) = upgrade::raw(upgrade).await else { return };
+    let (out, frames) = mpsc::channel::<Bytes>(QUEUE_MAX);
+    let writer = tokio::spawn(upgrade::write(sink, frames));
+    tunnel::Session::new(pod, namespace(&socket).await, out).run(tunnel::Source::Connection(half)).await;
+    let _ = writer.await;
 }
 
 fn ports(parameters: &[(String, String)]) -> Result<Vec<u16>, Refused> {
@@ -73,21 +96,35 @@ fn ports(parameters: &[(String, String)]) -> Result<Vec<u16>, Refused> {
 }
 
 /// Sends until nobody has anything to send any more, then ends the connection.
-async fn write(mut sink: SplitSink<Channels, Frame>, mut frames: mpsc::Receiver<Frame>) {
+async fn write<T>(
+    mut sink: SplitSink<WebSocket, Frame>,
+    mut frames: mpsc::Receiver<T>,
+    message: impl Fn(T) -> Frame,
+) {
     while let Some(frame) = frames.recv().await {
-        if sink.send(frame).await.is_err() {
+        if sink.send(message(frame)).await.is_err() {
             return;
         }
     }
-    let _ = sink.send(channels::normal_end()).await;
+    let _ = sink.send(remote::normal_end()).await;
     let _ = sink.close().await;
 }
 
-/// Until every connection ended or the client went.
-async fn over_channels(
+/// Channels, until every connection ended or the client went.
+async fn over_channels(upgrade: OnUpgrade, ports: Vec<u16>, socket: PathBuf) {
+    let Some(connection) = upgrade::websocket(upgrade).await else { return };
+    let netns = namespace(&socket).await;
+    let (sink, source) = connection.split();
+    let (out, frames) = mpsc::channel::<Frame>(QUEUE_MAX);
+    let writer = tokio::spawn(write(sink, frames, |frame| frame));
+    serve_channels(ports, netns, source, out).await;
+    let _ = writer.await;
+}
+
+async fn serve_channels(
     ports: Vec<u16>,
     netns: Option<Arc<Netns>>,
-    mut source: SplitStream<Channels>,
+    mut source: SplitStream<WebSocket>,
     out: mpsc::Sender<Frame>,
 ) {
     let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
@@ -99,13 +136,13 @@ async fn over_channels(
         let (out, netns) = (out.clone(), netns.clone());
         tasks.spawn(async move {
             for channel in [data, error] {
-                if out.send(channels::frame(channel, &port.to_le_bytes())).await.is_err() {
+                if out.send(remote::frame(channel, &port.to_le_bytes())).await.is_err() {
                     return;
                 }
             }
-            let wrap = |bytes: &[u8]| channels::frame(data, bytes);
-            if let Err(message) = carry(netns, port, receiver, &out, wrap).await {
-                let _ = out.send(channels::frame(error, message.as_bytes())).await;
+            let wrap = |bytes: &[u8]| remote::frame(data, bytes);
+            if let Err(message) = carry(netns, port, receiver, &out, None, wrap).await {
+                let _ = out.send(remote::frame(error, message.as_bytes())).await;
             }
         });
     }
@@ -131,18 +168,20 @@ async fn over_channels(
     }
 }
 
-async fn namespace(socket: &Path) -> Option<Netns> {
+async fn namespace(socket: &Path) -> Option<Arc<Netns>> {
     let control = Control::connect(socket).await.ok()?;
-    Netns::of_pid(u32::try_from(control.pid()?).ok()?).ok()
+    Netns::of_pid(u32::try_from(control.pid()?).ok()?).ok().map(Arc::new)
 }
 
-/// One connection to a port of the pod, until the pod has sent all; an error is for the client to read.
-async fn carry(
+/// One connection to a port of the pod, until the pod has sent all; an error is for the client to read. `credit`: how much the client
+/// takes, when it counts.
+async fn carry<T>(
     netns: Option<Arc<Netns>>,
     port: u16,
     mut input: mpsc::Receiver<Bytes>,
-    out: &mpsc::Sender<Frame>,
-    wrap: impl Fn(&[u8]) -> Frame,
+    out: &mpsc::Sender<T>,
+    credit: Option<&Credit>,
+    wrap: impl Fn(&[u8]) -> T,
 ) -> Result<(), String> {
     let netns = netns.ok_or_else(|| "the pod is not running".to_owned())?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -167,8 +206,17 @@ async fn carry(
             match read.read(&mut chunk).await {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
-                    if out.send(wrap(chunk.get(..count).unwrap_or_default())).await.is_err() {
-                        return Ok(());
+                    let mut bytes = chunk.get(..count).unwrap_or_default();
+                    while !bytes.is_empty() {
+                        let granted = match credit {
+                            Some(credit) => credit.take(bytes.len()).await,
+                            None => bytes.len(),
+                        };
+                        let (now, later) = bytes.split_at_checked(granted).unwrap_or((bytes, &[]));
+                        if now.is_empty() || out.send(wrap(now)).await.is_err() {
+                            return Ok(());
+                        }
+                        bytes = later;
                     }
                 }
                 Err(error) => return Err(format!("port {port} of the pod: {error}")),

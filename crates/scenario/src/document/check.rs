@@ -66,9 +66,9 @@ pub enum CheckError {
     Expect(#[from] ExpectError),
 }
 
-const ACTIONS: [&str; 17] = [
-    "apply", "patch", "delete", "scale", "wait", "request", "connect", "resolve", "exec", "kubectl", "logs",
-    "kill", "start", "stop", "tolerate", "observe", "repeat",
+const ACTIONS: [&str; 18] = [
+    "apply", "patch", "delete", "scale", "wait", "request", "connect", "resolve", "exec", "kubectl", "shell",
+    "logs", "kill", "start", "stop", "tolerate", "observe", "repeat",
 ];
 
 const PROBE_EXPECTS: [&str; 7] = ["body", "error", "failed", "answered", "latency", "pods", "text"];
@@ -95,6 +95,7 @@ impl raw::Step {
             self.resolve.is_some(),
             self.exec.is_some(),
             self.kubectl.is_some(),
+            self.shell.is_some(),
             self.logs.is_some(),
             self.kill.is_some(),
             self.start.is_some(),
@@ -119,7 +120,11 @@ impl raw::Step {
         let eventually = self.eventually.as_deref().map(|text| time("eventually", text)).transpose()?;
         let retries = matches!(
             action,
-            Action::Probe { .. } | Action::Exec { .. } | Action::Kubectl { .. } | Action::Logs { .. }
+            Action::Probe { .. }
+                | Action::Exec { .. }
+                | Action::Kubectl { .. }
+                | Action::Shell { .. }
+                | Action::Logs { .. }
         );
         if eventually.is_some() && !retries {
             return Err(CheckError::NotHere { action: name_of(&action), field: "eventually".into() });
@@ -166,6 +171,10 @@ impl raw::Step {
                 raw::OneOrMany::One(line) => line.split_whitespace().map(str::to_owned).collect(),
             };
             return Ok((Action::Kubectl { args, expect: command()? }, vec!["exit", "stdout", "stderr"]));
+        }
+        if let Some(script) = &self.shell {
+            let action = Action::Shell { script: script.clone(), expect: command()? };
+            return Ok((action, vec!["exit", "stdout", "stderr"]));
         }
         if let Some(raw) = &self.logs {
             let text =
@@ -244,6 +253,7 @@ fn name_of(action: &Action) -> &'static str {
         },
         Action::Exec { .. } => "exec",
         Action::Kubectl { .. } => "kubectl",
+        Action::Shell { .. } => "shell",
         Action::Logs { .. } => "logs",
         Action::Kill(_) => "kill",
         Action::Start { .. } => "start",

@@ -70,6 +70,9 @@ pub struct Step {
     /// The real kubectl.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubectl: Option<OneOrMany<String>>,
+    /// A script on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
     /// What a container wrote.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logs: Option<Logs>,

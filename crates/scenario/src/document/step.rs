@@ -56,6 +56,13 @@ pub enum Action {
         /// The judgement.
         expect: CommandExpect,
     },
+    /// Runs a script on this machine, with the cluster's kubeconfig.
+    Shell {
+        /// For bash.
+        script: String,
+        /// The judgement.
+        expect: CommandExpect,
+    },
     /// Reads a container's log.
     Logs {
         /// Whose.

@@ -64,6 +64,8 @@ pub(super) struct Cluster {
     pub(super) kubeconfig: PathBuf,
     pub(super) run_dir: PathBuf,
     pub(super) executable: PathBuf,
+    /// The kubectl that steps run.
+    pub(super) kubectl: PathBuf,
     kinds: Mutex<Option<Kinds>>,
     /// Forgotten at the end when it is the run's own.
     own: Option<PathBuf>,
@@ -90,12 +92,18 @@ impl Cluster {
         Ok(Self {
             run_dir: options.run_root.join(&name),
             executable: options.executable.clone(),
+            kubectl: options.kubectl.clone(),
             kinds: Mutex::new(None),
             own: own.then(|| options.executable.clone()),
             name,
             client,
             kubeconfig,
         })
+    }
+
+    /// Where kubectl keeps what it knows of the server, for one scenario.
+    pub(super) fn kubectl_cache(&self, namespace: &str) -> PathBuf {
+        self.run_dir.join("kubectl-cache").join(namespace)
     }
 
     /// Whether it was started by this run.

@@ -217,6 +217,9 @@ impl<'a> World<'a> {
             Action::Kubectl { args, expect } => {
                 self.judge(&expect, commands::kubectl(cluster, &args, &self.folder, &home).await?)
             }
+            Action::Shell { script, expect } => {
+                self.judge(&expect, commands::shell(cluster, &script, &self.folder, &home).await?)
+            }
             Action::Logs { logs, text } => {
                 let found = commands::logs(cluster, &logs, &home).await?;
                 let value = Value::String(found.trim_end().to_owned());
@@ -320,6 +323,8 @@ impl<'a> World<'a> {
     /// Ends what runs in the background and deletes what was created, unless somebody wants to look at it.
     pub(super) async fn clean(mut self, keep: bool) {
         self.loads.clear();
+        // Not there unless a step ran kubectl.
+        let _ = std::fs::remove_dir_all(self.cluster.kubectl_cache(&self.namespace));
         if keep {
             eprintln!("the namespace {} is kept", self.namespace);
             return;
@@ -373,6 +378,7 @@ fn describe(raw: &raw::Step) -> String {
         }),
         raw.exec.as_ref().map(|exec| format!("exec in {}: {}", exec.pod, exec.command.join(" "))),
         raw.kubectl.as_ref().map(|args| format!("kubectl {}", args.list().join(" "))),
+        raw.shell.as_ref().map(|script| format!("shell: {}", script.lines().next().unwrap_or_default())),
         raw.logs.as_ref().map(|logs| format!("logs of {}", logs.pod)),
         raw.kill.as_ref().map(|victim| format!("kill {victim}")),
         raw.start.as_ref().map(|start| format!("start the load {}", start.load)),

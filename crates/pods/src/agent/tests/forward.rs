@@ -14,9 +14,8 @@ fn control(kind: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// SYN_STREAM. The zlib stream begins with the first, and nothing in it is compressed.
-fn open(stream: u32, kind: &str, port: &str) -> Vec<u8> {
-    let headers = [("streamtype", kind), ("port", port), ("requestid", port)];
-    let mut block = 3_u32.to_be_bytes().to_vec();
+pub(super) fn open_with(stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = (headers.len() as u32).to_be_bytes().to_vec();
     for text in headers.iter().flat_map(|(name, value)| [name, value]) {
         block.extend((text.len() as u32).to_be_bytes());
         block.extend(text.as_bytes());
@@ -27,7 +26,11 @@ fn open(stream: u32, kind: &str, port: &str) -> Vec<u8> {
     control(1, &[&stream.to_be_bytes()[..], &[0; 6], head, &stored].concat())
 }
 
-fn data(stream: u32, bytes: &[u8]) -> Vec<u8> {
+fn open(stream: u32, kind: &str, port: &str) -> Vec<u8> {
+    open_with(stream, &[("streamtype", kind), ("port", port), ("requestid", port)])
+}
+
+pub(super) fn data(stream: u32, bytes: &[u8]) -> Vec<u8> {
     [&stream.to_be_bytes(), &(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
 }
 

@@ -24,7 +24,7 @@ use crate::plan::PodPaths;
 use crate::volume::TokenWish;
 
 /// How long a condition may take to come true.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the agent writes and reads instead of an API server.
 pub(super) struct MemoryCluster {
@@ -416,7 +416,7 @@ impl World {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.config.node_run_dir().join("kubelet.sock")
     }
 

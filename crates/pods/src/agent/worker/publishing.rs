@@ -40,7 +40,7 @@ impl Worker {
     /// What the kubelet API needs to know.
     pub(super) fn show_containers(&self) {
         let spec = self.pod.spec.clone().unwrap_or_default();
-        let view = |name: &str, tty: Option<bool>| {
+        let view = |name: &str, tty: Option<bool>, stdin_once: bool| {
             let seen = self.observed.containers.get(name)?;
             let waiting = match &seen.state {
                 State::Waiting { reason, .. } => (*reason).to_owned(),
@@ -54,14 +54,18 @@ impl Worker {
                 started,
                 waiting,
                 tty: tty == Some(true),
+                stdin_once,
                 mounts: self.mounts.get(name).copied().filter(|_| seen.is_alive()),
             };
             Some((name.to_owned(), view))
         };
-        let own =
-            spec.containers.iter().chain(init_containers(&spec)).map(|one| (one.name.as_str(), one.tty));
-        let added = spec.ephemeral_containers.iter().flatten().map(|one| (one.name.as_str(), one.tty));
-        let views: BTreeMap<_, _> = own.chain(added).filter_map(|(name, tty)| view(name, tty)).collect();
+        let once = |stdin: Option<bool>, once: Option<bool>| stdin == Some(true) && once == Some(true);
+        let own = spec.containers.iter().chain(init_containers(&spec));
+        let own = own.map(|one| (one.name.as_str(), one.tty, once(one.stdin, one.stdin_once)));
+        let added = spec.ephemeral_containers.iter().flatten();
+        let added = added.map(|one| (one.name.as_str(), one.tty, once(one.stdin, one.stdin_once)));
+        let views = own.chain(added).filter_map(|(name, tty, once)| view(name, tty, once));
+        let views: BTreeMap<_, _> = views.collect();
         self.views.send_if_modified(|known| {
             *known != views && {
                 *known = views;

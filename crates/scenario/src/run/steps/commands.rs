@@ -1,4 +1,4 @@
-//! Commands in pods, container logs, and the real kubectl.
+//! Commands in pods, container logs, the real kubectl, and scripts.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -21,8 +21,8 @@ use crate::run::objects::retried;
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
 /// The most of a log that is looked at.
 const LOG_LINES_MAX: i64 = 10_000;
-/// kubectl has so long; `kubectl wait --timeout` fits in.
-const KUBECTL_TIMEOUT: Duration = Duration::from_secs(120);
+/// kubectl and scripts have so long; `kubectl wait --timeout` fits in.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs a command in a container through the API, as `kubectl exec` does.
 pub(super) async fn exec(cluster: &Cluster, exec: &Exec, home: &str) -> Result<CommandResult, StepError> {
@@ -99,21 +99,52 @@ pub(super) async fn kubectl(
     folder: &Path,
     home: &str,
 ) -> Result<CommandResult, StepError> {
-    let mut command = Command::new("kubectl");
+    let mut command = Command::new(&cluster.kubectl);
     command.arg("--kubeconfig").arg(&cluster.kubeconfig).arg("--namespace").arg(home).args(args);
+    run(command, "kubectl", cluster, folder, home).await
+}
+
+/// Runs a script in the scenario's folder. What it started in the background ends with it.
+pub(super) async fn shell(
+    cluster: &Cluster,
+    script: &str,
+    folder: &Path,
+    home: &str,
+) -> Result<CommandResult, StepError> {
+    let mut command = Command::new("bash");
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}");
+    command.args(["-eu", "-o", "pipefail", "-c", &script]);
+    command.env("KUBECONFIG", &cluster.kubeconfig).env("NAMESPACE", home);
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let own = cluster.kubectl.parent().filter(|own| own.is_absolute()).map(Path::to_path_buf);
+    if let Ok(path) = std::env::join_paths(own.into_iter().chain(std::env::split_paths(&folders))) {
+        command.env("PATH", path);
+    }
+    run(command, "shell", cluster, folder, home).await
+}
+
+async fn run(
+    mut command: Command,
+    what: &'static str,
+    cluster: &Cluster,
+    folder: &Path,
+    home: &str,
+) -> Result<CommandResult, StepError> {
+    // A cache of the scenario's own: it begins cold, and what a scenario defines does not show in another.
+    command.env("KUBECACHEDIR", cluster.kubectl_cache(home));
     command.stdin(Stdio::null());
     if folder.is_dir() {
         command.current_dir(folder);
     }
-    output(command, KUBECTL_TIMEOUT).await.map_err(|error| {
+    output(command, COMMAND_TIMEOUT).await.map_err(|error| {
         let detail = match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                "it is not installed; this step needs the real kubectl in PATH".to_owned()
+            std::io::ErrorKind::NotFound if what == "kubectl" => {
+                "it is not installed; this step needs the real kubectl in PATH, or --kubectl".to_owned()
             }
-            std::io::ErrorKind::TimedOut => format!("it did not end within {} s", KUBECTL_TIMEOUT.as_secs()),
+            std::io::ErrorKind::TimedOut => format!("it did not end within {} s", COMMAND_TIMEOUT.as_secs()),
             _ => error.to_string(),
         };
-        StepError::Command { what: "kubectl", detail }
+        StepError::Command { what, detail }
     })
 }
 

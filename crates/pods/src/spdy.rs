@@ -1,12 +1,17 @@
-//! SPDY/3.1 as far as port-forward needs it: frames in, frames out, nothing of sockets.
+//! SPDY/3.1 as far as Kubernetes needs it: frames in, frames out, nothing of sockets.
 //!
-//! kubectl forwards ports over it, tunnelled in WebSocket messages. The client opens all streams; nobody uses priorities, settings, pushed
-//! streams or flow control there, so frames of these are read over. What we answer carries no headers worth compressing: an empty block
-//! is sent as a stored piece of the zlib stream. <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>, clause 2.
+//! kubectl forwards ports over it (tunnelled in WebSocket messages, or on the bare connection), and runs exec and attach over it when
+//! WebSocket is not to be had. The client opens all streams; nobody uses priorities or pushed streams there, so frames of these are read
+//! over. What we answer carries no headers worth compressing: an empty block is sent as a stored piece of the zlib stream.
+//! <https://www.chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1/>, clause 2.
+//!
+//! [`Decoder`] and [`Encoder`] are the frames, [`Connection`] is the state of one connection between them.
 
+mod connection;
 mod dictionary;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+pub use connection::{Connection, Event, STREAMS_MAX, WINDOW_BYTES};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Bytes of one frame's payload. kubectl writes at most 32 KiB at once.
@@ -19,37 +24,80 @@ const VERSION: u16 = 3;
 const SYN_STREAM: u16 = 1;
 const SYN_REPLY: u16 = 2;
 const RST_STREAM: u16 = 3;
+const SETTINGS: u16 = 4;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
+const WINDOW_UPDATE: u16 = 9;
 const FLAG_FIN: u8 = 1;
+/// The setting that says how many bytes a new stream may carry before the first WINDOW_UPDATE (clause 2.6.4).
+const INITIAL_WINDOW_SIZE: u32 = 7;
 
 /// Number of a stream: 31 bits, odd when the client opened it.
-pub(super) type StreamId = u32;
+pub type StreamId = u32;
 
 /// A frame from the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
-    /// A stream begins.
-    Open { stream: StreamId, headers: Vec<(String, String)> },
+pub enum Frame {
+    /// A stream begins; with `last` the client sends nothing on it.
+    Open {
+        /// Its number.
+        stream: StreamId,
+        /// Names (lower case) and values.
+        headers: Vec<(String, String)>,
+        /// No data follows.
+        last: bool,
+    },
     /// Bytes of a stream; after `last` the client sends no more on it.
-    Data { stream: StreamId, bytes: Bytes, last: bool },
+    Data {
+        /// Which.
+        stream: StreamId,
+        /// What.
+        bytes: Bytes,
+        /// No data follows.
+        last: bool,
+    },
     /// The client is no longer interested in a stream.
-    Reset { stream: StreamId },
+    Reset {
+        /// Which.
+        stream: StreamId,
+    },
+    /// So many bytes more may be sent.
+    Window {
+        /// On which stream; 0 is all of them together.
+        stream: StreamId,
+        /// How many.
+        bytes: u32,
+    },
+    /// How many bytes may be sent on a stream before the first [`Frame::Window`] of it.
+    InitialWindow {
+        /// How many.
+        bytes: u32,
+    },
     /// To be sent back as it is.
-    Ping { id: u32 },
+    Ping {
+        /// A number of the client's.
+        id: u32,
+    },
     /// The client opens no more streams.
     GoAway,
 }
 
 /// The bytes are not SPDY/3.1, or more than a peer may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Broken {
+pub enum Broken {
+    /// Another version in a control frame.
     #[error("a control frame of SPDY version {0}, 3 is spoken here")]
     Version(u16),
+    /// More bytes than are kept.
     #[error("a frame of {0} bytes, {PAYLOAD_BYTES_MAX} are allowed")]
     TooLong(usize),
+    /// A control frame with less in it than its kind needs.
     #[error("a control frame is cut short")]
     Short,
+    /// A stream number that the client may not take (clause 2.3.2): even, or not above the one before.
+    #[error("stream {0} cannot begin: a client's streams are odd and each is above the one before")]
+    Stream(StreamId),
+    /// A header block that cannot be read.
     #[error(
         "a header block is not what its length and the dictionary say, or longer than {HEADERS_BYTES_MAX} bytes"
     )]
@@ -58,7 +106,7 @@ pub(super) enum Broken {
 
 /// Frames from bytes as they come.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     pending: BytesMut,
     inflate: Decompress,
 }
@@ -71,12 +119,12 @@ impl Default for Decoder {
 
 impl Decoder {
     /// More bytes from the client.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
+    pub fn feed(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
     /// The next whole frame, if there is one.
-    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, Broken> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Broken> {
         loop {
             let Some((mut head, _)) = self.pending.split_at_checked(HEAD_BYTES) else { return Ok(None) };
             let (kind, flags_and_length) = (head.get_u32(), head.get_u32());
@@ -96,14 +144,14 @@ impl Decoder {
             if version != VERSION {
                 return Err(Broken::Version(version));
             }
-            if let Some(frame) = self.control(kind, payload)? {
+            if let Some(frame) = self.control(kind, flags, payload)? {
                 return Ok(Some(frame));
             }
         }
     }
 
     /// A control frame; none for those that say nothing here.
-    fn control(&mut self, kind: u16, mut payload: Bytes) -> Result<Option<Frame>, Broken> {
+    fn control(&mut self, kind: u16, flags: u8, mut payload: Bytes) -> Result<Option<Frame>, Broken> {
         let number = |payload: &mut Bytes| payload.try_get_u32().map_err(|_| Broken::Short);
         let stream = |payload: &mut Bytes| number(payload).map(|number| number & 0x7fff_ffff);
         Ok(match kind {
@@ -112,8 +160,14 @@ impl Decoder {
                 // The associated stream, the priority and a slot.
                 number(&mut payload)?;
                 payload.try_get_u16().map_err(|_| Broken::Short)?;
-                Some(Frame::Open { stream, headers: headers(&self.inflate(&payload)?)? })
+                let headers = headers(&self.inflate(&payload)?)?;
+                Some(Frame::Open { stream, headers, last: flags & FLAG_FIN != 0 })
             }
+            WINDOW_UPDATE => {
+                let stream = stream(&mut payload)?;
+                Some(Frame::Window { stream, bytes: number(&mut payload)? & 0x7fff_ffff })
+            }
+            SETTINGS => initial_window(&mut payload)?.map(|bytes| Frame::InitialWindow { bytes }),
             RST_STREAM => Some(Frame::Reset { stream: stream(&mut payload)? }),
             PING => Some(Frame::Ping { id: number(&mut payload)? }),
             GOAWAY => Some(Frame::GoAway),
@@ -141,6 +195,19 @@ impl Decoder {
     }
 }
 
+/// The one setting that matters here (clause 2.6.4).
+fn initial_window(payload: &mut Bytes) -> Result<Option<u32>, Broken> {
+    let mut number = || payload.try_get_u32().map_err(|_| Broken::Short);
+    let mut window = None;
+    for _ in 0..number()? {
+        let (id, value) = (number()? & 0x00ff_ffff, number()?);
+        if id == INITIAL_WINDOW_SIZE {
+            window = Some(value & 0x7fff_ffff);
+        }
+    }
+    Ok(window)
+}
+
 /// Names (lower case) and values of a header block.
 fn headers(mut block: &[u8]) -> Result<Vec<(String, String)>, Broken> {
     let text = |block: &mut &[u8]| {
@@ -155,13 +222,13 @@ fn headers(mut block: &[u8]) -> Result<Vec<(String, String)>, Broken> {
 
 /// What goes to the client.
 #[derive(Debug, Default)]
-pub(super) struct Encoder {
+pub struct Encoder {
     began: bool,
 }
 
 impl Encoder {
     /// The answer to [`Frame::Open`]: without headers.
-    pub(super) fn reply(&mut self, stream: StreamId) -> Bytes {
+    pub fn reply(&mut self, stream: StreamId) -> Bytes {
         // The head of the zlib stream comes once; then a stored piece (RFC 1951 clause 3.2.4) with a count of zero headers.
         let zlib_head: &[u8] = if self.began { &[] } else { &[0x78, 0x01] };
         self.began = true;
@@ -178,12 +245,45 @@ impl Encoder {
 }
 
 /// Bytes of a stream (at most 16 MiB at once); `last` when it gets no more.
-pub(super) fn data(stream: StreamId, bytes: &[u8], last: bool) -> Bytes {
+pub fn data(stream: StreamId, bytes: &[u8], last: bool) -> Bytes {
     frame(stream, if last { FLAG_FIN } else { 0 }, bytes)
 }
 
+/// Why a stream is refused (clause 2.6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetReason {
+    /// A frame for a stream that is not there.
+    InvalidStream = 2,
+    /// There are too many streams.
+    RefusedStream = 3,
+}
+
+/// Ends a stream that is not served.
+pub fn reset(stream: StreamId, reason: ResetReason) -> Bytes {
+    let mut payload = BytesMut::with_capacity(8);
+    payload.put_u32(stream);
+    payload.put_u32(reason as u32);
+    control(RST_STREAM, &payload)
+}
+
+/// Room for more bytes of a stream, or of all together (0).
+pub fn window(stream: StreamId, bytes: u32) -> Bytes {
+    let mut payload = BytesMut::with_capacity(8);
+    payload.put_u32(stream);
+    payload.put_u32(bytes);
+    control(WINDOW_UPDATE, &payload)
+}
+
+/// The end of the connection; streams up to `newest` were served.
+pub fn go_away(newest: StreamId) -> Bytes {
+    let mut payload = BytesMut::with_capacity(8);
+    payload.put_u32(newest);
+    payload.put_u32(0);
+    control(GOAWAY, &payload)
+}
+
 /// The answer to [`Frame::Ping`].
-pub(super) fn ping(id: u32) -> Bytes {
+pub fn ping(id: u32) -> Bytes {
     control(PING, &id.to_be_bytes())
 }
 
