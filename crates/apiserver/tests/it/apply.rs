@@ -92,6 +92,7 @@ async fn configurations_share_conflict_and_take_over() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn requests_to_apply_are_checked() {
     let server = Running::start().await;
     let mut client = server.client().await;
