@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-const RESERVED: &[&str] = &[
+/// Words that are no identifiers.
+pub(super) const RESERVED: &[&str] = &[
     "as",
     "break",
     "const",

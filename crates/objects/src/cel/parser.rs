@@ -3,6 +3,7 @@
 use super::CompileError;
 use super::ast::{Expr, ExprKind, Literal, Loop, LoopKind, Operator};
 use super::lexer::{Token, tokens};
+use super::names;
 use crate::custom::pattern::Pattern;
 
 /// Nesting of one expression at most.
@@ -13,30 +14,6 @@ const HEIGHT_MAX: usize = 100;
 const OPERANDS_MAX: usize = 1000;
 /// Bytes of one expression at most.
 const BYTES_MAX: usize = 100 << 10;
-/// Names that are no identifiers.
-const RESERVED: &[&str] = &[
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "false",
-    "for",
-    "function",
-    "if",
-    "import",
-    "in",
-    "let",
-    "loop",
-    "namespace",
-    "null",
-    "package",
-    "return",
-    "true",
-    "var",
-    "void",
-    "while",
-];
 
 /// Reads an expression.
 pub(super) fn parse(source: &str) -> Result<Expr, CompileError> {
@@ -341,7 +318,7 @@ impl Parser<'_> {
                 "true" => literal(Literal::Bool(true)),
                 "false" => literal(Literal::Bool(false)),
                 "null" => literal(Literal::Null),
-                reserved if RESERVED.contains(&reserved) => {
+                reserved if names::RESERVED.contains(&reserved) => {
                     self.error(at, format!("reserved identifier: {reserved}"))
                 }
                 _ => self.named(at, name),
