@@ -145,26 +145,49 @@ async fn follow<K>(
     let events = watcher::watcher(api, config).backoff(Backoff::default());
     pin_mut!(events);
     let mut fold = Fold { current: Snapshot::empty(), incoming: OrdMap::new(), revision: 0 };
-    let mut failing = false;
+    let mut outage = Outage::default();
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                failing = false;
+                outage.ends_with(&event);
                 if fold.apply(event) {
                     snapshot.store(Arc::new(fold.current.clone()));
                     changed.send_modify(|version| *version += 1);
                 }
             }
-            // Said once per outage: the state goes on being served, kube-rs retries with back-off.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(
-                    kind,
-                    error = crate::reason(&error),
-                    "watch interrupted; the last state stays in force while it is retried"
-                );
+            // The state goes on being served, kube-rs retries with back-off.
+            Err(error) if outage.begins() => {
+                let error = crate::reason(&error);
+                match snapshot.load().synced {
+                    true => tracing::warn!(
+                        kind,
+                        error,
+                        "watch interrupted; the last state stays in force while it is retried"
+                    ),
+                    false => tracing::info!(kind, error, "not listed yet; it is retried"),
+                }
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// Whether the server is out of reach, so that it is said once and not with every try.
+#[derive(Debug, Default)]
+struct Outage {
+    under_way: bool,
+}
+
+impl Outage {
+    /// True for the first error since the server was last heard.
+    fn begins(&mut self) -> bool {
+        !std::mem::replace(&mut self.under_way, true)
+    }
+
+    /// `Init` is ours: every try begins with it, before anything was asked of the server.
+    fn ends_with<K>(&mut self, event: &Event<K>) {
+        if !matches!(event, Event::Init) {
+            self.under_way = false;
         }
     }
 }
@@ -288,6 +311,28 @@ mod tests {
         assert_eq!(names(&fold), ["ns/a", "ns/b"]);
         fold.apply(Event::InitDone);
         assert_eq!(names(&fold), ["ns/c"]);
+    }
+
+    #[test]
+    fn an_outage_lasts_until_the_server_is_heard() {
+        struct Case {
+            name: &'static str,
+            event: Event<ConfigMap>,
+            over: bool,
+        }
+        let cases = [
+            Case { name: "another try begins", event: Event::Init, over: false },
+            Case { name: "an object of a list", event: Event::InitApply(map("a")), over: true },
+            Case { name: "a list, empty", event: Event::InitDone, over: true },
+            Case { name: "a change", event: Event::Apply(map("a")), over: true },
+            Case { name: "a deletion", event: Event::Delete(map("a")), over: true },
+        ];
+        for Case { name, event, over } in cases {
+            let mut outage = Outage::default();
+            assert!(outage.begins(), "{name}");
+            outage.ends_with(&event);
+            assert_eq!(outage.begins(), over, "{name}");
+        }
     }
 
     #[test]
