@@ -32,7 +32,9 @@ fn resource(schema: Value) -> Option<Resource> {
 fuzz_target!(|input: &[u8]| {
     let (schema, rest) = split(input);
     let (new, old) = split(rest);
-    let Ok(schema) = serde_json::from_slice(schema) else { return };
+    let Ok(schema) = serde_json::from_slice::<Value>(schema) else { return };
+    // Rules on the old value are checked with every update.
+    let looks_back = Value::to_string(&schema).contains("oldSelf");
     let Some(resource) = resource(schema) else { return };
     let custom = resource.object.custom.as_ref().expect("a definition makes custom kinds");
     publish::openapi(&custom.tree);
@@ -51,10 +53,10 @@ fuzz_target!(|input: &[u8]| {
         Some(object)
     };
     let Some(new) = object(new) else { return };
-    assert!(
-        custom.validate(&new, Some(&new)).is_empty(),
-        "what a write leaves as it was is not checked again"
-    );
+    if !looks_back {
+        let errors = custom.validate(&new, Some(&new));
+        assert_eq!(errors, [], "what a write leaves as it was is not checked again");
+    }
     validate::create(&resource, &new);
     if let Some(old) = object(old) {
         validate::update(&resource, "", &new, &old);
