@@ -15,6 +15,14 @@ pub fn choose(data: &[u8]) -> Option<(&'static Resource, &[u8])> {
     Some((resource, rest))
 }
 
+/// What stands before the first zero byte, and after it.
+pub fn split(data: &[u8]) -> (&[u8], &[u8]) {
+    match data.iter().position(|byte| *byte == 0) {
+        Some(end) => (&data[..end], &data[end + 1..]),
+        None => (data, &[]),
+    }
+}
+
 /// A decoded object goes where a created one goes, then is updated by itself. What is decoded is in its last form.
 pub fn live(resource: &Resource, object: Value) {
     let again = decode::normalize(&resource.object, object.clone(), FieldValidation::Strict)

@@ -7,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((resource, body)) = choose(data) else { return };
-    let Ok(decoded) = decode::decode(&resource.object, "application/json", body, FieldValidation::Warn) else {
+    let Ok(decoded) = decode::decode(&resource.object, "application/json", body, FieldValidation::Warn)
+    else {
         return;
     };
     live(resource, decoded.object);

@@ -14,7 +14,9 @@ fuzz_target!(|data: &[u8]| {
     let Ok(base) = decode::decode(&resource.object, "", document, FieldValidation::Ignore) else { return };
     let Ok(patch) = patch::parse(patch) else { return };
     for patch_type in [PatchType::Json, PatchType::Merge, PatchType::Strategic] {
-        let Ok(patched) = patch::apply(patch_type, &resource.object.schema, &base.object, &patch) else { continue };
+        let Ok(patched) = patch::apply(patch_type, &resource.object.schema, &base.object, &patch) else {
+            continue;
+        };
         if let Ok(decoded) = decode::normalize(&resource.object, patched, FieldValidation::Ignore) {
             live(resource, decoded.object);
         }

@@ -10,7 +10,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((resource, rest)) = choose(data) else { return };
     // Most inputs begin as they must, so that the rest is looked at.
     let body = if rest.starts_with(b"k8s\0") { rest.to_vec() } else { [b"k8s\0", rest].concat() };
-    let Ok(decoded) = decode::decode(&resource.object, MEDIA_TYPE, &body, FieldValidation::Warn) else { return };
+    let Ok(decoded) = decode::decode(&resource.object, MEDIA_TYPE, &body, FieldValidation::Warn) else {
+        return;
+    };
     let bytes = protobuf::document(resource, &decoded.object).expect("built-in kinds have messages");
     let again = decode::decode(&resource.object, MEDIA_TYPE, &bytes, FieldValidation::Strict)
         .expect("what was written is read");

@@ -50,6 +50,9 @@ impl<'a> Evaluator<'_, 'a, '_> {
         self.depth += 1;
         let value = self.expr(expr, scope);
         self.depth -= 1;
+        if let Ok(value) = &value {
+            self.budget.spend(value.copied_cost())?;
+        }
         value
     }
 
@@ -245,7 +248,9 @@ impl<'a> Evaluator<'_, 'a, '_> {
 
     fn comprehension(&mut self, all: &'a Loop, scope: Option<&Scope<'_, 'a>>) -> Evaluated<'a> {
         let range = self.evaluate(&all.range, scope)?;
-        let pairs: Vec<(Value<'a>, Value<'a>)> = match (range.items(), range.keys()) {
+        let items = range.items(self.budget)?;
+        let over_list = items.is_some();
+        let pairs: Vec<(Value<'a>, Value<'a>)> = match (items, range.keys()) {
             (Some(items), _) => {
                 let index = |index: usize| Value::Int(i64::try_from(index).unwrap_or(i64::MAX));
                 items.into_iter().enumerate().map(|(at, item)| (index(at), item)).collect()
@@ -255,7 +260,6 @@ impl<'a> Evaluator<'_, 'a, '_> {
             }
             (None, None) => return Err(EvalError::no_overload()),
         };
-        let over_list = range.items().is_some();
         let mut outcome = Outcome::new(all.kind);
         for (key, item) in pairs {
             self.budget.spend(1)?;

@@ -144,6 +144,12 @@ pub(super) fn type_named(name: &str) -> Option<&'static str> {
 /// Calls a function by name.
 pub(super) fn function<'a>(name: &str, arguments: &[Value<'a>], budget: &mut Budget) -> Evaluated<'a> {
     spend_on(arguments, budget)?;
+    let made = call(name, arguments, budget)?;
+    budget.spend(made.made_cost())?;
+    Ok(made)
+}
+
+fn call<'a>(name: &str, arguments: &[Value<'a>], budget: &mut Budget) -> Evaluated<'a> {
     if let Some(format) = name.strip_prefix("format.").filter(|_| arguments.is_empty()) {
         return strings::format_named(format).ok_or_else(EvalError::no_overload);
     }
@@ -176,6 +182,12 @@ pub(super) fn function<'a>(name: &str, arguments: &[Value<'a>], budget: &mut Bud
 /// Calls a function on the first of `values`.
 pub(super) fn method<'a>(name: &str, values: &[Value<'a>], budget: &mut Budget) -> Evaluated<'a> {
     spend_on(values, budget)?;
+    let made = call_on(name, values, budget)?;
+    budget.spend(made.made_cost())?;
+    Ok(made)
+}
+
+fn call_on<'a>(name: &str, values: &[Value<'a>], budget: &mut Budget) -> Evaluated<'a> {
     let (Some(target), arguments) = (values.first(), values.get(1..).unwrap_or_default()) else {
         return Err(EvalError::no_overload());
     };
@@ -257,9 +269,7 @@ pub(super) fn binary<'a>(
     use std::cmp::Ordering::{Greater, Less};
     match operator {
         Operator::Equal | Operator::NotEqual => {
-            let mut spent = 0;
-            let equal = a.equals(b, &mut spent);
-            budget.spend(spent)?;
+            let equal = a.equals(b, budget)?;
             Ok(Value::Bool(equal == (operator == Operator::Equal)))
         }
         Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual => {
@@ -267,6 +277,9 @@ pub(super) fn binary<'a>(
                 && a.is_nan()
             {
                 return Ok(Value::Bool(false));
+            }
+            if let (Value::String(a), Value::String(b)) = (a, b) {
+                budget.spend(a.len().min(b.len()) as u64 / 16)?;
             }
             let order = a.compare(b).ok_or_else(EvalError::no_overload)?;
             Ok(Value::Bool(match operator {
@@ -286,11 +299,8 @@ pub(super) fn binary<'a>(
 }
 
 fn contains<'a>(item: &Value<'a>, list: &Value<'a>, budget: &mut Budget) -> Evaluated<'a> {
-    if let Some(items) = list.items() {
-        let mut spent = 0;
-        let found = items.iter().any(|other| other.equals(item, &mut spent));
-        budget.spend(spent)?;
-        return Ok(Value::Bool(found));
+    if let Some(items) = list.items(budget)? {
+        return Ok(Value::Bool(item.is_among(&items, budget)?));
     }
     match list {
         Value::Map(_) | Value::JsonMap(..) => Ok(Value::Bool(list.entry(item).is_some())),
@@ -304,10 +314,13 @@ fn add<'a>(a: &Value<'a>, b: &Value<'a>, budget: &mut Budget) -> Evaluated<'a> {
             budget.spend((a.len() + b.len()) as u64 / 10)?;
             Ok(Value::text(format!("{a}{b}")))
         }
-        (Value::Bytes(a), Value::Bytes(b)) => Ok(Value::Bytes([&**a, &**b].concat().into())),
+        (Value::Bytes(a), Value::Bytes(b)) => {
+            budget.spend((a.len() + b.len()) as u64 / 10)?;
+            Ok(Value::Bytes([&**a, &**b].concat().into()))
+        }
         (Value::Timestamp(_) | Value::Duration(_), _) => times::add(a, b),
         (Value::List(_) | Value::JsonList(..), _) => {
-            let (Some(mut all), Some(more)) = (a.items(), b.items()) else {
+            let (Some(mut all), Some(more)) = (a.items(budget)?, b.items(budget)?) else {
                 return Err(EvalError::no_overload());
             };
             budget.spend((all.len() + more.len()) as u64)?;

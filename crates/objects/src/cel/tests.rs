@@ -59,6 +59,8 @@ fn these_hold() {
         "cel.bind(x, self.a + 1, x * x) == 4",
         "self.s.startsWith('he') && self.s.endsWith('lo') && self.s.contains('ell') && self.s.matches('^h.*o$')",
         "self.s.indexOf('l') == 2 && self.s.lastIndexOf('l') == 3 && self.s.indexOf('z') == -1",
+        "'aéaéa'.indexOf('éa', 2) == 3 && 'aéaéa'.lastIndexOf('éa', 2) == 1 && 'aéaéa'.lastIndexOf('éa', 3) == 3",
+        "'é'.indexOf('', 1) == 1 && 'é'.lastIndexOf('') == 1 && 'é'.lastIndexOf('', 0) == 0 && 'a'.indexOf('ab') == -1",
         "self.s.substring(1, 3) == 'el' && self.s.charAt(4) == 'o' && self.s.replace('l', 'L', 1) == 'heLlo'",
         "'a,b,c'.split(',') == ['a', 'b', 'c'] && 'a,b,c'.split(',', 2) == ['a', 'b,c'] && ['a', 'b'].join('-') == 'a-b'",
         "' x '.trim() == 'x' && 'aB'.lowerAscii() == 'ab' && 'aB'.upperAscii() == 'AB' && 'ab'.reverse() == 'ba'",
@@ -101,6 +103,8 @@ fn these_fail_when_they_are_evaluated() {
         ("'x'.substring(5) == ''", "index out of range: 5"),
         ("duration(self.s) > duration('1s')", "type conversion error from 'string' to 'duration'"),
         ("optional.none().value() == 1", "optional.none() dereference"),
+        ("[1, 'a'].sort() == []", "no such overload"),
+        ("timestamp('2026-01-02T03:04:05Z').getHours('999999999:00') == 1", "unknown time zone 999999999:00"),
     ];
     for (source, want) in cases {
         let got = evaluate(source, &this, None);
@@ -175,6 +179,64 @@ fn the_schema_says_how_a_value_reads() {
     for source in cases {
         assert_eq!(evaluate(source, &this, Some(&node)).as_deref(), Ok("true"), "{source}");
     }
+}
+
+#[test]
+fn what_has_no_order_is_not_sorted() {
+    let this = json!({"numbers": (0..100).collect::<Vec<_>>()});
+    for source in [
+        "self.numbers.map(n, n % 3 == 0 ? double('NaN') : double(n * 7 % 10)).sort().size() == 100",
+        "self.numbers.map(n, n % 2 == 0 ? dyn(n) : dyn('a')).sort().size() == 100",
+        "self.numbers.map(n, {'a': n}).sort().size() == 100",
+    ] {
+        assert_eq!(evaluate(source, &this, None).unwrap_err(), "no such overload", "{source}");
+    }
+}
+
+#[test]
+fn a_small_expression_makes_no_large_value_for_nothing() {
+    // Each level holds the one before it twice: comparing, writing or joining the last one would go on for ever, or take all memory.
+    let doubled = |first: &str, twice: &str, last: &str| {
+        let names: Vec<String> = (0..40).map(|level| format!("v{level}")).collect();
+        let binds = names.windows(2).map(|pair| {
+            let (from, to) = (&pair[0], &pair[1]);
+            format!("cel.bind({to}, {}, ", twice.replace('$', from))
+        });
+        let open: String = std::iter::once(format!("cel.bind(v0, {first}, ")).chain(binds).collect();
+        format!("{open}{}{}", last.replace('$', "v39"), ")".repeat(40))
+    };
+    let this = json!({"list": (0..1000).collect::<Vec<_>>(), "text": "a".repeat(100_000), "blob": "YWFh".repeat(25_000)});
+    let node = schema(json!({"type": "object", "properties": {
+        "list": {"type": "array", "items": {"type": "integer"}}, "text": {"type": "string"},
+        "blob": {"type": "string", "format": "byte"},
+    }}));
+    let cases = [
+        doubled("[1]", "[$, $]", "$ == $"),
+        doubled("[1]", "[$, $]", "$ in [$]"),
+        doubled("[1]", "[$, $]", "[$].indexOf($) == 0"),
+        doubled("[1]", "[$, $]", "sets.intersects([$], [$])"),
+        doubled("{'a': 1}", "{'a': $, 'b': $}", "$ == $"),
+        doubled("[1]", "[$, $]", "'%s'.format([$]) == ''"),
+        doubled("[1, 2]", "[$, $].flatten()", "$.size() > 0"),
+        doubled("b'ab'", "$ + $", "$.size() > 0"),
+        doubled("'ab'", "[$, $].join()", "$.size() > 0"),
+        "self.list.map(a, self.list.map(b, self.text).join()).join().size() > 0".to_owned(),
+        "cel.bind(t, self.text + self.text, self.list.all(a, self.list.all(b, t != '')))".to_owned(),
+        "self.list.all(a, self.list.all(b, self.blob.size() > 0))".to_owned(),
+        "self.list.all(a, self.text.split('').size() > 0)".to_owned(),
+        "self.list.all(a, self.list.all(b, self.list.exists(c, true)))".to_owned(),
+        "self.list.all(a, self.list.all(b, self.text <= self.text))".to_owned(),
+    ];
+    for source in cases {
+        let program = Program::compile(&source, &[("self", Type::of(&node))]).unwrap();
+        let value = program
+            .evaluate(&[("self", Value::json(&this, Some(&node)))], &mut Budget::new(CALL_COST_MAX))
+            .map(|value| value.type_name());
+        assert_eq!(value, Err(EvalError::TooExpensive), "{source}");
+    }
+    let half = "a".repeat(50_000);
+    let this = json!({"text": format!("{half}{half}"), "part": format!("{half}b")});
+    assert_eq!(evaluate("self.text.indexOf(self.part) == -1", &this, None).as_deref(), Ok("true"));
 }
 
 #[test]

@@ -10,8 +10,7 @@ use base64::Engine as _;
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
-use super::names;
-use crate::custom::check::identity;
+use super::{Budget, EvalError, names};
 use crate::custom::format::Format;
 use crate::custom::structural::{Kind, ListType, Node};
 use crate::quantity::Quantity;
@@ -162,14 +161,33 @@ impl<'a> Value<'a> {
     }
 
     /// Items of a list.
-    pub(super) fn items(&self) -> Option<Vec<Value<'a>>> {
-        match self {
-            Self::List(items) => Some(items.to_vec()),
+    pub(super) fn items(&self, budget: &mut Budget) -> Result<Option<Vec<Value<'a>>>, EvalError> {
+        let items = match self {
+            Self::List(items) => items.to_vec(),
             Self::JsonList(items, node) => {
                 let node = node.and_then(|node| node.items.as_deref());
-                Some(items.iter().map(|item| Self::json(item, node)).collect())
+                items.iter().map(|item| Self::json(item, node)).collect()
             }
-            _ => None,
+            _ => return Ok(None),
+        };
+        budget.spend(items.len() as u64 / 16 + items.iter().map(Value::copied_cost).sum::<u64>())?;
+        Ok(Some(items))
+    }
+
+    /// What it costs that this value was cloned or read: text that an expression made, and bytes that were decoded, are copied.
+    pub(super) fn copied_cost(&self) -> u64 {
+        match self {
+            Self::String(Cow::Owned(text)) => text.len() as u64 / 10,
+            Self::Bytes(bytes) => bytes.len() as u64 / 10,
+            _ => 0,
+        }
+    }
+
+    /// What it costs that this value was made.
+    pub(super) fn made_cost(&self) -> u64 {
+        match self {
+            Self::List(items) => items.len() as u64,
+            other => other.copied_cost(),
         }
     }
 
@@ -229,17 +247,21 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// Whether two values are the same. Sets and keyed lists are, in any order. `spent` counts what was compared.
-    pub(super) fn equals(&self, other: &Value<'a>, spent: &mut u64) -> bool {
-        *spent += 1;
-        match (self, other) {
+    /// Whether two values are the same. Sets and keyed lists are, in any order. Paid while it is done: what an expression made may hold
+    /// the same list many times over, at every level.
+    pub(super) fn equals(&self, other: &Value<'a>, budget: &mut Budget) -> Result<bool, EvalError> {
+        budget.spend(1)?;
+        Ok(match (self, other) {
             (Self::Null, Self::Null) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::String(a), Self::String(b)) => {
-                *spent += a.len().min(b.len()) as u64 / 16;
+                budget.spend(a.len().min(b.len()) as u64 / 16)?;
                 a == b
             }
-            (Self::Bytes(a), Self::Bytes(b)) => a == b,
+            (Self::Bytes(a), Self::Bytes(b)) => {
+                budget.spend(a.len().min(b.len()) as u64 / 16)?;
+                a == b
+            }
             (Self::Duration(a), Self::Duration(b)) => a == b,
             (Self::Timestamp(a), Self::Timestamp(b)) => a == b,
             (Self::Type(a), Self::Type(b)) | (Self::Format(a), Self::Format(b)) => a == b,
@@ -248,38 +270,62 @@ impl<'a> Value<'a> {
             (Self::Url(a), Self::Url(b)) => a == b,
             (Self::Semver(a), Self::Semver(b)) => a == b,
             (Self::Quantity(a), Self::Quantity(b)) => a == b,
-            (Self::Optional(a), Self::Optional(b)) => match (a, b) {
-                (Some(a), Some(b)) => a.equals(b, spent),
-                (a, b) => a.is_none() && b.is_none(),
-            },
-            _ => match (self.compare(other), self.items(), other.items()) {
-                (Some(order), _, _) => order == Ordering::Equal,
-                (None, Some(a), Some(b)) => self.equal_lists(&a, &b, spent),
-                _ => self.equal_maps(other, spent),
-            },
-        }
+            (Self::Optional(Some(a)), Self::Optional(Some(b))) => a.equals(b, budget)?,
+            (Self::Optional(a), Self::Optional(b)) => a.is_none() && b.is_none(),
+            (Self::List(_) | Self::JsonList(..), Self::List(_) | Self::JsonList(..)) => {
+                self.equal_lists(other, budget)?
+            }
+            (Self::Map(_) | Self::JsonMap(..), Self::Map(_) | Self::JsonMap(..)) => {
+                self.equal_maps(other, budget)?
+            }
+            _ => self.compare(other) == Some(Ordering::Equal),
+        })
     }
 
-    fn equal_lists(&self, a: &[Value<'a>], b: &[Value<'a>], spent: &mut u64) -> bool {
-        if a.len() != b.len() {
-            return false;
+    fn equal_lists(&self, other: &Value<'a>, budget: &mut Budget) -> Result<bool, EvalError> {
+        if self.len() != other.len() {
+            return Ok(false);
         }
-        if let (Self::JsonList(raw, Some(node)), true) = (self, a.len() > 1)
+        let (Some(a), Some(b)) = (self.items(budget)?, other.items(budget)?) else { return Ok(false) };
+        if let Self::JsonList(_, Some(node)) = self
             && node.list != ListType::Atomic
-            && raw.iter().all(|item| identity(&node.list, item).is_some())
         {
-            return a.iter().all(|item| b.iter().any(|other| item.equals(other, spent)));
+            for item in &a {
+                if !item.is_among(&b, budget)? {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
         }
-        a.iter().zip(b).all(|(a, b)| a.equals(b, spent))
+        for (a, b) in a.iter().zip(&b) {
+            if !a.equals(b, budget)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    fn equal_maps(&self, other: &Value<'a>, spent: &mut u64) -> bool {
-        let (Some(keys), Some(others)) = (self.keys(), other.keys()) else { return false };
-        keys.len() == others.len()
-            && keys.iter().all(|key| match (self.entry(key), other.entry(key)) {
-                (Some(a), Some(b)) => a.equals(&b, spent),
-                _ => false,
-            })
+    fn equal_maps(&self, other: &Value<'a>, budget: &mut Budget) -> Result<bool, EvalError> {
+        if self.len() != other.len() {
+            return Ok(false);
+        }
+        for key in self.keys().unwrap_or_default() {
+            match (self.entry(&key), other.entry(&key)) {
+                (Some(a), Some(b)) if a.equals(&b, budget)? => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether one of the items is the same.
+    pub(super) fn is_among(&self, items: &[Value<'a>], budget: &mut Budget) -> Result<bool, EvalError> {
+        for item in items {
+            if item.equals(self, budget)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The entry of a key.

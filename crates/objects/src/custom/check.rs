@@ -2,6 +2,8 @@
 //!
 //! What a write leaves as it was is not checked again: a schema that became stricter does not make old objects unchangeable.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Number, Value};
 
 use super::structural::{Bound, Checks, Kind, ListType, Node};
@@ -39,7 +41,7 @@ pub fn duplicates(
         Value::Array(items) => {
             let keys: Vec<Value> = items.iter().filter_map(|item| identity(&node.list, item)).collect();
             if keys.len() == items.len() {
-                let mut seen = std::collections::HashSet::new();
+                let mut seen = HashSet::new();
                 for (index, key) in keys.into_iter().enumerate() {
                     if !seen.insert(key.to_string()) {
                         errors.push(FieldError::duplicate(&path.index(index), key));
@@ -47,9 +49,9 @@ pub fn duplicates(
                 }
             }
             if let Some(child) = node.items.as_deref() {
+                let past = Past::new(&node.list, old);
                 for (index, item) in items.iter().enumerate() {
-                    let old = correlated(&node.list, old, item);
-                    duplicates(child, item, old, &path.index(index), errors);
+                    duplicates(child, item, past.of(&node.list, item), &path.index(index), errors);
                 }
             }
         }
@@ -69,11 +71,31 @@ pub(crate) fn identity(list: &ListType, item: &Value) -> Option<Value> {
     }
 }
 
-/// The item of the old list that `item` continues; lists whose items have no identity continue only as a whole.
-pub(super) fn correlated<'a>(list: &ListType, old: Option<&'a Value>, item: &Value) -> Option<&'a Value> {
-    let ListType::Map(keys) = list else { return None };
-    let same = |other: &&Value| keys.iter().all(|key| other.get(key) == item.get(key));
-    old?.as_array()?.iter().find(same)
+/// The old list, for finding the item that a new one continues; lists whose items have no identity continue only as a whole.
+pub(super) struct Past<'a> {
+    items: HashMap<String, &'a Value>,
+}
+
+impl<'a> Past<'a> {
+    pub(super) fn new(list: &ListType, old: Option<&'a Value>) -> Self {
+        let mut items = HashMap::new();
+        if let (ListType::Map(_), Some(old)) = (list, old.and_then(Value::as_array)) {
+            for item in old {
+                if let Some(key) = identity(list, item) {
+                    items.entry(key.to_string()).or_insert(item);
+                }
+            }
+        }
+        Self { items }
+    }
+
+    /// What `item` was.
+    pub(super) fn of(&self, list: &ListType, item: &Value) -> Option<&'a Value> {
+        if self.items.is_empty() {
+            return None;
+        }
+        self.items.get(&identity(list, item)?.to_string()).copied()
+    }
 }
 
 pub(super) fn field<'a>(old: Option<&'a Value>, name: &str) -> Option<&'a Value> {
@@ -192,8 +214,9 @@ impl Found {
 
     fn items(&mut self, node: &Node, items: &[Value], value: &Value, old: Option<&Value>, path: &Path<'_>) {
         if let Some(child) = node.items.as_deref() {
+            let past = Past::new(&node.list, old);
             for (index, item) in items.iter().enumerate() {
-                self.node(child, item, correlated(&node.list, old, item), &path.index(index));
+                self.node(child, item, past.of(&node.list, item), &path.index(index));
             }
         }
         let count = items.len() as u64;
@@ -316,4 +339,46 @@ fn first_valid(all: impl Iterator<Item = Found>) -> Result<(), Found> {
 /// Whole numbers may be written with a fraction of zero.
 fn is_whole(number: &Number) -> bool {
     !number.is_f64() || number.as_f64().is_some_and(|number| number.fract() == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{rules, structural};
+    use super::*;
+
+    /// As many items as fit into a request: comparing each with each would take minutes.
+    #[test]
+    fn a_long_list_is_compared_with_the_old_one_by_its_keys() {
+        let schema = json!({"type": "object", "properties": {"list": {
+            "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {
+                "type": "object", "required": ["name"],
+                "properties": {"name": {"type": "integer"}, "size": {"type": "integer", "maximum": 5}},
+                "x-kubernetes-validations": [{"rule": "self.size >= oldSelf.size"}],
+            },
+        }}});
+        let mut errors = Vec::new();
+        let node = structural::parse(&schema, &Path::new("schema"), &mut errors);
+        assert_eq!(errors, []);
+        let mut items: Vec<Value> = (0..100_000).map(|name| json!({"name": name, "size": 5})).collect();
+        items.push(json!({"name": 100_000, "size": 9}));
+        let old = json!({"list": items});
+        items.reverse();
+        items.push(json!({"name": 0, "size": 4}));
+        items.push(json!({"name": 100_001, "size": 6}));
+        let new = json!({"list": items});
+
+        let mut errors = value(&node, &new, Some(&old), &Path::ROOT);
+        duplicates(&node, &new, Some(&old), &Path::ROOT, &mut errors);
+        errors.extend(rules::check(&node, &new, Some(&old)));
+        let errors: Vec<String> = errors.iter().map(FieldError::to_string).collect();
+        let want = [
+            "list[100002].size: Invalid value: 6: list[100002].size in body should be less than or equal to 5",
+            "list[100001]: Duplicate value: {\"name\":0}",
+            "list[100001]: Invalid value: failed rule: self.size >= oldSelf.size",
+        ];
+        assert_eq!(errors, want);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::check::{correlated, field};
+use super::check::{Past, field};
 use super::structural::{ListType, Node};
 use crate::cel::{self, Budget, EvalError, Program, Type};
 use crate::document::{Document, Object};
@@ -258,10 +258,11 @@ impl Run {
             Value::Object(entries) => self.entries(node, entries, old, path),
             Value::Array(items) => {
                 let Some(child) = node.items.as_deref() else { return };
+                let past = Past::new(&node.list, old);
                 for (index, item) in items.iter().enumerate() {
                     // A list without keys is replaced as a whole: its items have no past, but equal items are nothing new.
                     let before = match (&node.list, unchanged) {
-                        (ListType::Map(_), _) => correlated(&node.list, old, item),
+                        (ListType::Map(_), _) => past.of(&node.list, item),
                         (_, true) => continue,
                         _ => None,
                     };

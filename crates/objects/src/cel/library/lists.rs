@@ -13,11 +13,10 @@ pub(super) fn method<'a>(
     arguments: &[Value<'a>],
     budget: &mut Budget,
 ) -> Evaluated<'a> {
-    let items = list.items().unwrap_or_default();
+    let items = list.items(budget)?.unwrap_or_default();
     let position =
         |found: Option<usize>| Ok(Value::Int(found.and_then(|at| i64::try_from(at).ok()).unwrap_or(-1)));
-    let mut spent = 0;
-    let result = match (name, arguments) {
+    match (name, arguments) {
         ("isSorted", []) => {
             let sorted = items.windows(2).all(|pair| match pair {
                 [a, b] => a.compare(b).is_some_and(|order| order != Ordering::Greater),
@@ -28,26 +27,21 @@ pub(super) fn method<'a>(
         ("sum", []) => sum(&items),
         ("min", []) => extreme(items, Ordering::Less, "min"),
         ("max", []) => extreme(items, Ordering::Greater, "max"),
-        ("indexOf", [item]) => position(items.iter().position(|other| other.equals(item, &mut spent))),
-        ("lastIndexOf", [item]) => position(items.iter().rposition(|other| other.equals(item, &mut spent))),
-        ("join", []) => join(&items, ""),
-        ("join", [Value::String(separator)]) => join(&items, separator),
+        ("indexOf", [item]) => position(place(item, items.iter().enumerate(), budget)?),
+        ("lastIndexOf", [item]) => position(place(item, items.iter().enumerate().rev(), budget)?),
+        ("join", []) => join(&items, "", budget),
+        ("join", [Value::String(separator)]) => join(&items, separator, budget),
         ("reverse", []) => Ok(Value::list(items.into_iter().rev().collect())),
         ("distinct", []) => {
             let mut out: Vec<Value<'a>> = Vec::new();
             for item in items {
-                if !out.iter().any(|other| other.equals(&item, &mut spent)) {
+                if !item.is_among(&out, budget)? {
                     out.push(item);
                 }
-                budget.spend(std::mem::take(&mut spent))?;
             }
             Ok(Value::list(out))
         }
-        ("sort", []) => {
-            let mut items = items;
-            items.sort_by(|a, b| a.compare(b).unwrap_or(Ordering::Equal));
-            Ok(Value::list(items))
-        }
+        ("sort", []) => sort(items),
         ("slice", [from, to]) => {
             let (from, to) = (to_index(Some(from)), to_index(Some(to)));
             let range = from.zip(to).and_then(|(from, to)| {
@@ -58,13 +52,45 @@ pub(super) fn method<'a>(
                 .ok_or_else(|| EvalError::Failed("cannot slice, index out of bounds".to_owned()))
         }
         ("flatten", []) => {
-            let one = |item: Value<'a>| item.items().unwrap_or_else(|| vec![item]);
-            Ok(Value::list(items.into_iter().flat_map(one).collect()))
+            let mut out = Vec::with_capacity(items.len());
+            for item in items {
+                match item.items(budget)? {
+                    Some(inner) => {
+                        budget.spend(inner.len() as u64)?;
+                        out.extend(inner);
+                    }
+                    None => out.push(item),
+                }
+            }
+            Ok(Value::list(out))
         }
         _ => Err(EvalError::no_overload()),
-    };
-    budget.spend(spent)?;
-    result
+    }
+}
+
+/// Where the first of `items` is that is the same.
+fn place<'i, 'a: 'i>(
+    item: &Value<'a>,
+    items: impl Iterator<Item = (usize, &'i Value<'a>)>,
+    budget: &mut Budget,
+) -> Result<Option<usize>, EvalError> {
+    for (at, other) in items {
+        if other.equals(item, budget)? {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+/// Items in their order. They must have one: sorting panics where comparisons contradict each other, as those with NaN or between types do.
+fn sort<'a>(items: Vec<Value<'a>>) -> Evaluated<'a> {
+    let Some(first) = items.first().cloned() else { return Ok(Value::list(items)) };
+    if !items.iter().all(|item| item.type_name() == first.type_name() && item.compare(item).is_some()) {
+        return Err(EvalError::no_overload());
+    }
+    let mut items = items;
+    items.sort_by(|a, b| a.compare(b).unwrap_or(Ordering::Equal));
+    Ok(Value::list(items))
 }
 
 fn sum<'a>(items: &[Value<'a>]) -> Evaluated<'a> {
@@ -86,11 +112,14 @@ fn extreme<'a>(items: Vec<Value<'a>>, wanted: Ordering, name: &str) -> Evaluated
     })
 }
 
-fn join<'a>(items: &[Value<'a>], separator: &str) -> Evaluated<'a> {
+fn join<'a>(items: &[Value<'a>], separator: &str, budget: &mut Budget) -> Evaluated<'a> {
     let mut texts = Vec::with_capacity(items.len());
     for item in items {
         match item {
-            Value::String(text) => texts.push(text.as_ref()),
+            Value::String(text) => {
+                budget.spend((text.len() + separator.len()) as u64 / 10)?;
+                texts.push(text.as_ref());
+            }
             _ => return Err(EvalError::no_overload()),
         }
     }
@@ -99,15 +128,27 @@ fn join<'a>(items: &[Value<'a>], separator: &str) -> Evaluated<'a> {
 
 /// `sets.contains`, `sets.equivalent`, `sets.intersects`.
 pub(super) fn sets<'a>(name: &str, a: &Value<'a>, b: &Value<'a>, budget: &mut Budget) -> Evaluated<'a> {
-    let (Some(a), Some(b)) = (a.items(), b.items()) else { return Err(EvalError::no_overload()) };
-    let mut spent = 0;
-    let mut has =
-        |all: &[Value<'a>], item: &Value<'a>| all.iter().any(|other| other.equals(item, &mut spent));
-    let holds = match name {
-        "sets.contains" => b.iter().all(|item| has(&a, item)),
-        "sets.equivalent" => b.iter().all(|item| has(&a, item)) && a.iter().all(|item| has(&b, item)),
-        _ => b.iter().any(|item| has(&a, item)),
+    let (Some(a), Some(b)) = (a.items(budget)?, b.items(budget)?) else {
+        return Err(EvalError::no_overload());
     };
-    budget.spend(spent)?;
+    let mut has_all = |all: &[Value<'a>], items: &[Value<'a>]| {
+        for item in items {
+            if !item.is_among(all, budget)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    let holds = match name {
+        "sets.contains" => has_all(&a, &b)?,
+        "sets.equivalent" => has_all(&a, &b)? && has_all(&b, &a)?,
+        _ => {
+            let mut found = false;
+            for item in &b {
+                found = found || item.is_among(&a, budget)?;
+            }
+            found
+        }
+    };
     Ok(Value::Bool(holds))
 }

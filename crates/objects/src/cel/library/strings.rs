@@ -57,7 +57,10 @@ pub(super) fn method<'a>(
                 None => text.replace(from.as_ref(), to),
             })
         }
-        ("format", [list]) => format(text, &list.items().ok_or_else(EvalError::no_overload)?),
+        ("format", [list]) => {
+            let arguments = list.items(budget)?.ok_or_else(EvalError::no_overload)?;
+            format(text, &arguments, budget)
+        }
         _ => Err(EvalError::no_overload()),
     }
 }
@@ -83,20 +86,29 @@ fn char_at<'a>(text: &str, at: Option<i64>) -> Evaluated<'a> {
 
 /// Positions count characters.
 fn index_of<'a>(text: &str, part: &str, from: Option<i64>, last: bool) -> Evaluated<'a> {
-    let (text, part): (Vec<char>, Vec<char>) = (text.chars().collect(), part.chars().collect());
+    // The byte of a character; the one after the last is the end.
+    let byte = |at: usize| text.char_indices().map(|(byte, _)| byte).chain([text.len()]).nth(at);
     let from = match from {
-        Some(from) => match usize::try_from(from).ok().filter(|from| *from <= text.len()) {
+        Some(from) => match usize::try_from(from).ok().and_then(byte) {
             Some(from) => Some(from),
             None => return out_of_range(from),
         },
         None => None,
     };
-    let count = (text.len() + 1).saturating_sub(part.len());
-    let begins = |at: &usize| text.get(*at..).is_some_and(|rest| rest.starts_with(&part));
-    let found = match last {
-        false => (from.unwrap_or(0)..count).find(begins),
-        true => (0..count.min(from.map_or(count, |from| from + 1))).rev().find(begins),
+    let found = match (last, from) {
+        (false, from) => {
+            let from = from.unwrap_or(0);
+            text.get(from..).and_then(|rest| rest.find(part)).map(|at| from + at)
+        }
+        (true, None) => text.rfind(part),
+        (true, Some(from)) => {
+            // A part that begins at `from` may end behind it.
+            let end = from.saturating_add(part.len()).min(text.len());
+            let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+            text.get(..end).and_then(|head| head.rfind(part)).filter(|at| *at <= from)
+        }
     };
+    let found = found.and_then(|at| text.get(..at)).map(|before| before.chars().count());
     Ok(Value::Int(found.and_then(|at| i64::try_from(at).ok()).unwrap_or(-1)))
 }
 
@@ -132,7 +144,7 @@ fn split<'a>(text: &str, separator: &str, limit: Option<i64>) -> Vec<Value<'a>> 
 }
 
 /// `"%s is %d".format(["a", 1])`
-fn format<'a>(template: &str, arguments: &[Value<'a>]) -> Evaluated<'a> {
+fn format<'a>(template: &str, arguments: &[Value<'a>], budget: &mut Budget) -> Evaluated<'a> {
     let mut out = String::new();
     let mut arguments = arguments.iter();
     let mut chars = template.chars();
@@ -155,7 +167,7 @@ fn format<'a>(template: &str, arguments: &[Value<'a>]) -> Evaluated<'a> {
         }
         let argument =
             arguments.next().ok_or_else(|| EvalError::Failed("not enough arguments to format".to_owned()))?;
-        out.push_str(&formatted(verb, precision, argument)?);
+        out.push_str(&formatted(verb, precision, argument, budget)?);
     }
     Ok(Value::text(out))
 }
@@ -164,6 +176,7 @@ fn formatted(
     verb: Option<char>,
     precision: Option<usize>,
     argument: &Value<'_>,
+    budget: &mut Budget,
 ) -> Result<String, EvalError> {
     let number = match argument {
         Value::Int(number) => i128::from(*number),
@@ -177,7 +190,11 @@ fn formatted(
         _ => None,
     };
     match (verb, double) {
-        (Some('s'), _) => Ok(shown(argument)),
+        (Some('s'), _) => {
+            let mut out = String::new();
+            show(argument, &mut out, budget)?;
+            Ok(out)
+        }
         (Some('d'), _) if whole => Ok(number.to_string()),
         (Some('f'), Some(number)) => Ok(format!("{number:.*}", precision.unwrap_or(6))),
         (Some('e'), Some(number)) => Ok(format!("{number:.*e}", precision.unwrap_or(6))),
@@ -193,21 +210,34 @@ fn formatted(
     }
 }
 
-fn shown(value: &Value<'_>) -> String {
+/// Writes a value; paid while it is done, as comparing is.
+fn show(value: &Value<'_>, out: &mut String, budget: &mut Budget) -> Result<(), EvalError> {
+    budget.spend(1)?;
     if let Some(text) = as_text(value) {
-        return text;
+        budget.spend(text.len() as u64 / 10)?;
+        out.push_str(&text);
+    } else if let Some(items) = value.items(budget)? {
+        out.push('[');
+        for (at, item) in items.iter().enumerate() {
+            out.push_str(if at == 0 { "" } else { ", " });
+            show(item, out, budget)?;
+        }
+        out.push(']');
+    } else if matches!(value, Value::Null) {
+        out.push_str("null");
+    } else {
+        out.push('{');
+        for (at, key) in value.keys().unwrap_or_default().iter().enumerate() {
+            out.push_str(if at == 0 { "" } else { ", " });
+            show(key, out, budget)?;
+            out.push_str(": ");
+            if let Some(entry) = value.entry(key) {
+                show(&entry, out, budget)?;
+            }
+        }
+        out.push('}');
     }
-    if let Some(items) = value.items() {
-        return format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", "));
-    }
-    let entries = value.keys().unwrap_or_default();
-    let entries = entries
-        .iter()
-        .map(|key| format!("{}: {}", shown(key), value.entry(key).as_ref().map(shown).unwrap_or_default()));
-    match value {
-        Value::Null => "null".to_owned(),
-        _ => format!("{{{}}}", entries.collect::<Vec<_>>().join(", ")),
-    }
+    Ok(())
 }
 
 /// Formats that text can be checked against, by name.

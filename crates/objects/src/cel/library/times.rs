@@ -91,8 +91,8 @@ fn time_zone(name: &str) -> Result<TimeZone, EvalError> {
         None => (1, name.strip_prefix('+').unwrap_or(name)),
     };
     let parsed = rest.split_once(':').and_then(|(hours, minutes)| {
-        let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
-        jiff::tz::Offset::from_seconds(sign * seconds).ok()
+        let (hours, minutes) = (hours.parse::<u8>().ok()?, minutes.parse::<u8>().ok()?);
+        jiff::tz::Offset::from_seconds(sign * (i32::from(hours) * 3600 + i32::from(minutes) * 60)).ok()
     });
     parsed.map(TimeZone::fixed).ok_or_else(|| EvalError::Failed(format!("unknown time zone {name}")))
 }
