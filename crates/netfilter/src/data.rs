@@ -18,6 +18,8 @@ pub enum DataType {
     Port,
     /// `mark`: a 32-bit number in host order
     Word,
+    /// `classid`: a packet's priority, a 32-bit number in host order that `nft` writes as `1234:abcd`
+    Priority,
 }
 
 impl DataType {
@@ -28,6 +30,7 @@ impl DataType {
             Self::Protocol => 12,
             Self::Port => 13,
             Self::Word => 19,
+            Self::Priority => 23,
         }
     }
 
@@ -36,7 +39,7 @@ impl DataType {
         match self {
             Self::Protocol => 1,
             Self::Port => 2,
-            Self::Ipv4 | Self::Word => 4,
+            Self::Ipv4 | Self::Word | Self::Priority => 4,
             Self::Ipv6 => 16,
         }
     }

@@ -6,6 +6,7 @@ use crate::codec::Writer;
 use crate::data::Data;
 use crate::netlink;
 use crate::object::{Family, Name, Verdict};
+use crate::statement::Write;
 
 /// One of the sixteen 32-bit registers. The verdict has a register of its own that no expression here can name by accident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,17 @@ impl Register {
 impl fmt::Display for Register {
     /// Every fourth one has a second name as the start of a 128-bit register, which `nft` prefers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = if self.0.is_multiple_of(4) { 1 + self.0 / 4 } else { 8 + self.0 };
-        write!(f, "reg {number}")
+        write!(f, "reg {}", Bare(*self))
+    }
+}
+
+/// The register's name without the word before it.
+struct Bare(Register);
+
+impl fmt::Display for Bare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Register(index)) = self;
+        write!(f, "{}", if index.is_multiple_of(4) { 1 + index / 4 } else { 8 + index })
     }
 }
 
@@ -95,6 +105,16 @@ pub enum Expression {
     },
     /// Sets the packet's mark.
     SetMetaMark {
+        /// From this register.
+        from: Register,
+    },
+    /// The packet's priority.
+    MetaPriority {
+        /// Into this register.
+        to: Register,
+    },
+    /// Sets the packet's priority.
+    SetMetaPriority {
         /// From this register.
         from: Register,
     },
@@ -167,6 +187,17 @@ pub enum Expression {
         /// The map.
         map: Name,
     },
+    /// Writes an entry of a map.
+    Dynset {
+        /// What to do.
+        write: Write,
+        /// The key's first register.
+        key: Register,
+        /// The value's first register.
+        data: Register,
+        /// The map.
+        map: Name,
+    },
     /// A verdict.
     Immediate(Verdict),
     /// Destination NAT.
@@ -196,13 +227,18 @@ impl Expression {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Payload { .. } => "payload",
-            Self::MetaL4Protocol { .. } | Self::MetaMark { .. } | Self::SetMetaMark { .. } => "meta",
+            Self::MetaL4Protocol { .. }
+            | Self::MetaMark { .. }
+            | Self::SetMetaMark { .. }
+            | Self::MetaPriority { .. }
+            | Self::SetMetaPriority { .. } => "meta",
             Self::Ct { .. } => "ct",
             Self::FibDestinationType { .. } | Self::FibSourceType { .. } => "fib",
             Self::NumgenRandom { .. } => "numgen",
             Self::Bitwise { .. } => "bitwise",
             Self::Cmp { .. } => "cmp",
             Self::Lookup { .. } | Self::LookupData { .. } | Self::LookupVerdict { .. } => "lookup",
+            Self::Dynset { .. } => "dynset",
             Self::Immediate(_) => "immediate",
             Self::DestinationNat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -220,6 +256,7 @@ impl Expression {
     }
 
     fn encode_data(&self, data: &mut Writer) {
+        const META_PRIORITY: u32 = 2;
         const META_MARK: u32 = 3;
         const META_L4_PROTOCOL: u32 = 16;
         const FIB_SOURCE: u32 = 1;
@@ -235,18 +272,11 @@ impl Expression {
                 data.u32(netlink::payload::OFFSET, *offset);
                 data.u32(netlink::payload::LEN, *len);
             }
-            Self::MetaL4Protocol { to } => {
-                data.u32(netlink::meta::DESTINATION, to.number());
-                data.u32(netlink::meta::KEY, META_L4_PROTOCOL);
-            }
-            Self::MetaMark { to } => {
-                data.u32(netlink::meta::DESTINATION, to.number());
-                data.u32(netlink::meta::KEY, META_MARK);
-            }
-            Self::SetMetaMark { from } => {
-                data.u32(netlink::meta::KEY, META_MARK);
-                data.u32(netlink::meta::SOURCE, from.number());
-            }
+            Self::MetaL4Protocol { to } => encode_meta(data, META_L4_PROTOCOL, *to),
+            Self::MetaMark { to } => encode_meta(data, META_MARK, *to),
+            Self::SetMetaMark { from } => encode_set_meta(data, META_MARK, *from),
+            Self::MetaPriority { to } => encode_meta(data, META_PRIORITY, *to),
+            Self::SetMetaPriority { from } => encode_set_meta(data, META_PRIORITY, *from),
             Self::Ct { key, to } => {
                 data.u32(netlink::ct::DESTINATION, to.number());
                 data.u32(netlink::ct::KEY, key.number());
@@ -275,6 +305,7 @@ impl Expression {
             Self::Lookup { .. } | Self::LookupData { .. } | Self::LookupVerdict { .. } => {
                 self.encode_lookup(data)
             }
+            Self::Dynset { write, key, data: value, map } => encode_dynset(data, *write, *key, *value, map),
             Self::Immediate(_)
             | Self::DestinationNat { .. }
             | Self::Masquerade
@@ -335,6 +366,31 @@ impl Expression {
 
 const VERDICT_REGISTER: u32 = 0;
 
+fn encode_meta(data: &mut Writer, key: u32, to: Register) {
+    data.u32(netlink::meta::DESTINATION, to.number());
+    data.u32(netlink::meta::KEY, key);
+}
+
+fn encode_set_meta(data: &mut Writer, key: u32, from: Register) {
+    data.u32(netlink::meta::KEY, key);
+    data.u32(netlink::meta::SOURCE, from.number());
+}
+
+fn encode_dynset(data: &mut Writer, write: Write, key: Register, value: Register, map: &Name) {
+    let operation = match write {
+        Write::Add { .. } => 0,
+        Write::Update { .. } => 1,
+        Write::Delete => 2,
+    };
+    data.string(netlink::dynset::SET, map.as_str());
+    data.u32(netlink::dynset::OPERATION, operation);
+    data.u32(netlink::dynset::KEY, key.number());
+    data.u32(netlink::dynset::DATA, value.number());
+    if let Write::Add { timeout_s } | Write::Update { timeout_s } = write {
+        data.bytes(netlink::dynset::TIMEOUT, &(u64::from(timeout_s) * 1000).to_be_bytes());
+    }
+}
+
 fn encode_fib(data: &mut Writer, to: Register, flags: u32) {
     const RESULT_ADDRESS_TYPE: u32 = 3;
     data.u32(netlink::fib::DESTINATION, to.number());
@@ -376,6 +432,8 @@ impl fmt::Display for Expression {
             Self::MetaL4Protocol { to } => write!(f, "[ meta load l4proto => {to} ]"),
             Self::MetaMark { to } => write!(f, "[ meta load mark => {to} ]"),
             Self::SetMetaMark { from } => write!(f, "[ meta set mark with {from} ]"),
+            Self::MetaPriority { to } => write!(f, "[ meta load priority => {to} ]"),
+            Self::SetMetaPriority { from } => write!(f, "[ meta set priority with {from} ]"),
             Self::Ct { key, to } => write!(f, "[ ct load {} => {to} ]", key.name()),
             Self::FibDestinationType { to } => write!(f, "[ fib daddr type => {to} ]"),
             Self::FibSourceType { to } => write!(f, "[ fib saddr type => {to} ]"),
@@ -395,6 +453,16 @@ impl fmt::Display for Expression {
             Self::Lookup { from, set, inverted: true } => write!(f, "[ lookup {from} set {set} 0x1 ]"),
             Self::LookupData { from, map, to } => write!(f, "[ lookup {from} set {map} d{to} ]"),
             Self::LookupVerdict { from, map } => write!(f, "[ lookup {from} set {map} dreg 0 ]"),
+            Self::Dynset { write, key, data, map } => {
+                let (operation, timeout_s) = match write {
+                    Write::Add { timeout_s } => ("add", Some(timeout_s)),
+                    Write::Update { timeout_s } => ("update", Some(timeout_s)),
+                    Write::Delete => ("delete", None),
+                };
+                write!(f, "[ dynset {operation} reg_key {} set {map} sreg_data {}", Bare(*key), Bare(*data))?;
+                timeout_s.map_or(Ok(()), |seconds| write!(f, " timeout {}ms", u64::from(*seconds) * 1000))?;
+                f.write_str(" ]")
+            }
             Self::Immediate(verdict) => match verdict {
                 Verdict::Accept => f.write_str("[ immediate reg 0 accept ]"),
                 Verdict::Drop => f.write_str("[ immediate reg 0 drop ]"),

@@ -39,5 +39,5 @@ pub use object::{
 };
 pub use readback::{InstalledChain, InstalledRule, InstalledSet, InstalledTable};
 pub use socket::Socket;
-pub use statement::{Field, Relation, Statement};
+pub use statement::{Field, Relation, Statement, Write};
 pub use transaction::{Command, Object, Transaction};

@@ -30,9 +30,9 @@ numbers! {
     set: u16 {
         TABLE = 1, NAME = 2, FLAGS = 3, KEY_TYPE = 4, KEY_LEN = 5, DATA_TYPE = 6, DATA_LEN = 7, DESCRIPTION = 9, ID = 10, USERDATA = 13,
     }
-    set_description: u16 { FIELDS = 2 }
+    set_description: u16 { SIZE = 1, FIELDS = 2 }
     set_field: u16 { LEN = 1 }
-    set_flag: u32 { INTERVAL = 0x4, MAP = 0x8, CONCATENATED = 0x80 }
+    set_flag: u32 { INTERVAL = 0x4, MAP = 0x8, TIMEOUT = 0x10, EVAL = 0x20, CONCATENATED = 0x80 }
     element_list: u16 { TABLE = 1, SET = 2, ELEMENTS = 3 }
     element: u16 { KEY = 1, DATA = 2, FLAGS = 3, USERDATA = 6, KEY_END = 10 }
     element_flag: u32 { INTERVAL_END = 1 }
@@ -47,6 +47,7 @@ numbers! {
     bitwise: u16 { SOURCE = 1, DESTINATION = 2, LEN = 3, MASK = 4, XOR = 5 }
     cmp: u16 { SOURCE = 1, OP = 2, DATA = 3 }
     lookup: u16 { SET = 1, SOURCE = 2, DESTINATION = 3, FLAGS = 5 }
+    dynset: u16 { SET = 1, OPERATION = 3, KEY = 4, DATA = 5, TIMEOUT = 6 }
     immediate: u16 { DESTINATION = 1, DATA = 2 }
     nat: u16 { TYPE = 1, FAMILY = 2, ADDRESS_MIN = 3, PORT_MIN = 5 }
     masquerade: u16 { FLAGS = 1 }

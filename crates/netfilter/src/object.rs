@@ -47,6 +47,11 @@ impl Name {
         Self(Cow::Owned(format!("{}-{number}", self.0)))
     }
 
+    /// This name, a hyphen and another.
+    pub fn joined(&self, other: &Self) -> Self {
+        Self(Cow::Owned(format!("{}-{}", self.0, other.0)))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -232,6 +237,13 @@ pub enum SetKind {
     FieldRanges,
     /// Values of these fields. Writing one costs microseconds.
     Map(Vec<DataType>),
+    /// As [`SetKind::Map`], written by packets ([`Statement::WritePriority`]); entries leave when their time is up.
+    Dynamic {
+        /// Fields of the values.
+        data: Vec<DataType>,
+        /// Entries at most: beyond, nothing can be added. The kernel lists the map with it.
+        size: u32,
+    },
     /// Verdicts. The kernel checks the whole table for loops at each write, which grows with the table: keep these small and their keys stable.
     VerdictMap,
 }
@@ -247,6 +259,13 @@ pub struct Set {
     pub kind: SetKind,
     /// For people.
     pub comment: Comment,
+}
+
+impl Set {
+    /// Whether packets write it: its members are nobody's to restore.
+    pub const fn is_dynamic(&self) -> bool {
+        matches!(self.kind, SetKind::Dynamic { .. })
+    }
 }
 
 /// What ends a rule.
@@ -373,6 +392,7 @@ mod tests {
         const FIXED: Name = Name::fixed("service-2");
         assert_eq!(FIXED.as_str(), "service-2");
         assert_eq!(FIXED.numbered(7).as_str(), "service-2-7");
+        assert_eq!(FIXED.joined(&FIXED).as_str(), "service-2-service-2");
         for wrong in ["", "1a", "a b", "a;drop", "ä", &"a".repeat(250)] {
             assert!(Name::parse(wrong).is_err(), "{wrong:?}");
         }

@@ -7,7 +7,7 @@ use crate::data::Data;
 use crate::netlink;
 use crate::object::Comment;
 use crate::object::{Chain, Element, Name, Set, Value, Verdict};
-use crate::transaction::{RULE_FINGERPRINT, concatenated_type, data_type};
+use crate::transaction::{RULE_FINGERPRINT, concatenated_type, data_type, set_flags};
 
 /// A rule as far as it is needed to know one's own again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +34,18 @@ pub struct InstalledSet {
     pub key_type: u32,
     /// The type of the data; 0 for a set.
     pub data_type: u32,
+    /// What kind of set it is, in the kernel's bits.
+    pub flags: u32,
 }
 
 impl Set {
     /// What the kernel lists of this set once it is loaded.
     pub fn installed(&self) -> InstalledSet {
-        InstalledSet { key_type: concatenated_type(&self.key), data_type: data_type(&self.kind) }
+        InstalledSet {
+            key_type: concatenated_type(&self.key),
+            data_type: data_type(&self.kind),
+            flags: set_flags(&self.kind),
+        }
     }
 }
 
@@ -91,7 +97,8 @@ pub(crate) fn decode_set<'a>(attributes: &Attributes<'a>) -> Option<(&'a str, Na
     let key_type = attributes.find(netlink::set::KEY_TYPE)?.u32()?;
     let data_type =
         attributes.find(netlink::set::DATA_TYPE).and_then(|attribute| attribute.u32()).unwrap_or(0);
-    Some((table, name, InstalledSet { key_type, data_type }))
+    let flags = attributes.find(netlink::set::FLAGS).and_then(|attribute| attribute.u32()).unwrap_or(0);
+    Some((table, name, InstalledSet { key_type, data_type, flags }))
 }
 
 /// The elements of a `NEWSETELEM` message.
@@ -198,7 +205,11 @@ mod tests {
         );
         assert_eq!(
             decode_set(&messages[2]),
-            Some(("t", name, InstalledSet { key_type: 13, data_type: 0xffff_ff00 }))
+            Some((
+                "t",
+                name,
+                InstalledSet { key_type: 13, data_type: 0xffff_ff00, flags: netlink::set_flag::MAP }
+            ))
         );
         // Only the kernel gives a rule its handle.
         assert_eq!(decode_rule(&messages[3]), None);

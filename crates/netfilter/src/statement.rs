@@ -21,6 +21,8 @@ pub enum Field {
     L4Protocol,
     /// `th dport`. For a protocol without ports the bytes at that place; put [`Field::L4Protocol`] before it.
     DestinationPort,
+    /// `meta priority`
+    Priority,
     /// `numgen random mod N offset M`
     Random {
         /// How many numbers there are.
@@ -39,6 +41,7 @@ impl Field {
             | Self::IpDestination
             | Self::L4Protocol
             | Self::DestinationPort
+            | Self::Priority
             | Self::Random { .. } => 1,
         }
     }
@@ -54,6 +57,7 @@ impl Field {
             Self::DestinationPort => {
                 Expression::Payload { base: PayloadBase::Transport, offset: 2, len: 2, to }
             }
+            Self::Priority => Expression::MetaPriority { to },
             Self::Random { modulus, offset } => Expression::NumgenRandom { modulus, offset, to },
         }
     }
@@ -66,6 +70,23 @@ pub enum Relation {
     Is,
     /// Is not, or is not in.
     IsNot,
+}
+
+/// What a packet does to a [`crate::SetKind::Dynamic`] map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// `add`: a new entry; one that is there already stays as it is. The rule ends if the map is full.
+    Add {
+        /// How long it stays, 1 and up.
+        timeout_s: u32,
+    },
+    /// `update`: as `Add`, but the time of an entry that is there begins anew. Its value stays.
+    Update {
+        /// How long it stays, 1 and up.
+        timeout_s: u32,
+    },
+    /// `delete`: the entry, if there is one.
+    Delete,
 }
 
 /// A part of a rule. Matches come first; the rule ends at the first that does not hold.
@@ -132,6 +153,23 @@ pub enum Statement {
         /// The key.
         fields: Vec<Field>,
         /// From key to address and port.
+        map: Name,
+    },
+    /// `meta priority set ip daddr . … map @map`: the rule ends when the key is not in the map. Priorities (`skb->priority`) serve as a variable
+    /// that later statements read with [`Field::Priority`]: unlike the mark they take no part in routing, and forwarding sets them anew.
+    SetPriorityFrom {
+        /// The key.
+        fields: Vec<Field>,
+        /// From key to priority.
+        map: Name,
+    },
+    /// `update @map { ip daddr . … timeout 10s : meta priority }`
+    WritePriority {
+        /// What to do.
+        write: Write,
+        /// The key.
+        fields: Vec<Field>,
+        /// From key to priority.
         map: Name,
     },
     /// `masquerade fully-random`
@@ -205,6 +243,17 @@ impl Statement {
                 let port = Register::word(if *family == Family::Ip6 { 4 } else { 1 });
                 code.push(Expression::DestinationNat { family: *family, address: FIRST, port });
             }
+            Self::SetPriorityFrom { fields, map } => {
+                load(code, fields);
+                code.push(Expression::LookupData { from: FIRST, map: map.clone(), to: FIRST });
+                code.push(Expression::SetMetaPriority { from: FIRST });
+            }
+            Self::WritePriority { write, fields, map } => {
+                let data = Register::word(load(code, fields));
+                // The kernel wants the value also to delete.
+                code.push(Field::Priority.load(data));
+                code.push(Expression::Dynset { write: *write, key: FIRST, data, map: map.clone() });
+            }
             Self::Masquerade => code.push(Expression::Masquerade),
             Self::RejectTcpReset => code.push(Expression::RejectTcpReset),
             Self::RejectPortUnreachable(family) => {
@@ -220,12 +269,14 @@ fn equals(value: Data) -> Expression {
     Expression::Cmp { from: FIRST, equal: true, value }
 }
 
-fn load(code: &mut Vec<Expression>, fields: &[Field]) {
+/// Returns the index of the first register behind the fields.
+fn load(code: &mut Vec<Expression>, fields: &[Field]) -> u8 {
     let mut next = 0;
     for field in fields {
         code.push(field.load(Register::word(next)));
         next += field.words();
     }
+    next
 }
 
 const fn ct(key: CtKey) -> Expression {
@@ -375,6 +426,55 @@ mod tests {
                     "[ meta load mark => reg 1 ]",
                     "[ bitwise reg 1 = ( reg 1 & 0xffffbfff ) ^ 0x00004000 ]",
                     "[ meta set mark with reg 1 ]",
+                ],
+            },
+            Case {
+                name: "meta priority set ip daddr . meta l4proto . th dport . ip saddr map @affinity",
+                given: vec![Statement::SetPriorityFrom {
+                    fields: [key.clone(), vec![Field::IpSource]].concat(),
+                    map: name("affinity"),
+                }],
+                want: &[
+                    "[ payload load 4b @ network header + 16 => reg 1 ]",
+                    "[ meta load l4proto => reg 9 ]",
+                    "[ payload load 2b @ transport header + 2 => reg 10 ]",
+                    "[ payload load 4b @ network header + 12 => reg 11 ]",
+                    "[ lookup reg 1 set affinity dreg 1 ]",
+                    "[ meta set priority with reg 1 ]",
+                ],
+            },
+            Case {
+                name: "update @affinity { ip daddr . meta l4proto . th dport . ip saddr timeout 10s : meta priority }",
+                given: vec![Statement::WritePriority {
+                    write: Write::Update { timeout_s: 10 },
+                    fields: [key.clone(), vec![Field::IpSource]].concat(),
+                    map: name("affinity"),
+                }],
+                want: &[
+                    "[ payload load 4b @ network header + 16 => reg 1 ]",
+                    "[ meta load l4proto => reg 9 ]",
+                    "[ payload load 2b @ transport header + 2 => reg 10 ]",
+                    "[ payload load 4b @ network header + 12 => reg 11 ]",
+                    "[ meta load priority => reg 2 ]",
+                    "[ dynset update reg_key 1 set affinity sreg_data 2 timeout 10000ms ]",
+                ],
+            },
+            Case {
+                name: "add and delete, by node port",
+                given: [Write::Delete, Write::Add { timeout_s: 86_400 }]
+                    .map(|write| Statement::WritePriority {
+                        write,
+                        fields: vec![Field::L4Protocol],
+                        map: name("affinity"),
+                    })
+                    .into(),
+                want: &[
+                    "[ meta load l4proto => reg 1 ]",
+                    "[ meta load priority => reg 9 ]",
+                    "[ dynset delete reg_key 1 set affinity sreg_data 9 ]",
+                    "[ meta load l4proto => reg 1 ]",
+                    "[ meta load priority => reg 9 ]",
+                    "[ dynset add reg_key 1 set affinity sreg_data 9 timeout 86400000ms ]",
                 ],
             },
             Case {

@@ -9,7 +9,7 @@ use crate::data::Data;
 use crate::netlink;
 use crate::object::{Chain, Comment, Element, Name, Rule, Set, Table, TableId};
 
-pub(crate) use encode::{RULE_FINGERPRINT, concatenated_type, data_type};
+pub(crate) use encode::{RULE_FINGERPRINT, concatenated_type, data_type, set_flags};
 
 /// One step. "Add" leaves alone what is there already with the same properties.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! Medians of 21; no privileges needed.
 //!
 //! ```text
-//! cargo run --release -p fairway-node --example turn            # or: … --example turn -- 44000
+//! cargo run --release -p fairway-node --example turn            # or: … --example turn -- 44000, … -- 10000 sticky
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairway_model::{
-    Condition, Endpoint, Frontends, Network, Node, NodeName, PortEndpoint, PortNumber, Protocol, Service,
-    ServiceKey, ServiceKind, ServicePort, VirtualIps,
+    Affinity, Condition, Endpoint, Frontends, Network, Node, NodeName, PortEndpoint, PortNumber, Protocol,
+    Service, ServiceKey, ServiceKind, ServicePort, VirtualIps,
 };
 use fairway_netfilter::{Family, Transaction};
 use fairway_node::change::update;
@@ -31,7 +31,7 @@ fn address(base: [u8; 4], number: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::from(base)) + number))
 }
 
-fn service(number: u32, first: u32) -> Service {
+fn service(number: u32, first: u32, affinity: Affinity) -> Service {
     let endpoint = |number| {
         Arc::new(Endpoint {
             address: address([10, 128, 0, 0], number),
@@ -51,6 +51,7 @@ fn service(number: u32, first: u32) -> Service {
         created_s: 0,
         kind: ServiceKind::Virtual(VirtualIps {
             cluster_ips: vec![address([10, 96, 0, 0], number)],
+            affinity,
             ..VirtualIps::default()
         }),
         ports: vec![ServicePort {
@@ -72,6 +73,8 @@ fn service(number: u32, first: u32) -> Service {
 fn main() {
     let services: u32 =
         std::env::args().nth(1).map_or(10_000, |text| text.parse().expect("a number of Services"));
+    let sticky = std::env::args().nth(2).is_some_and(|word| word == "sticky");
+    let affinity = if sticky { Affinity::ClientIp { timeout_s: 10_800 } } else { Affinity::None };
     let node =
         Node { name: "a".into(), addresses: Vec::new(), pod_ranges: Vec::new(), zone: None, ready: true };
     let place = Place { node: &node, family: Family::Ip, load_balancer_ranges: &[] };
@@ -81,8 +84,8 @@ fn main() {
     let mut times: Vec<[Duration; 4]> = Vec::new();
     for round in 0..=ROUNDS {
         let changed: Vec<Service> = match round {
-            0 => (0..services).map(|number| service(number, number * ENDPOINTS_EACH)).collect(),
-            _ => vec![service(round, 1_000_000 + round * ENDPOINTS_EACH)],
+            0 => (0..services).map(|number| service(number, number * ENDPOINTS_EACH, affinity)).collect(),
+            _ => vec![service(round, 1_000_000 + round * ENDPOINTS_EACH, affinity)],
         };
         let started = Instant::now();
         let mut touched = Touched::default();

@@ -208,6 +208,7 @@ impl Compiling<'_> {
                 let seen = |one: &&PortEndpoint| source_seen(self.network, self.ips, self.kind, source, one);
                 Outcome::Balance {
                     masquerade: taken.first().map(seen) == Some(external),
+                    affinity: self.ips.affinity,
                     endpoints: arrange(
                         before.map_or(&[], Outcome::endpoints),
                         taken.iter().map(|one| one.socket()),
@@ -307,7 +308,7 @@ mod tests {
         let address =
             |frontend: &fairway_model::Frontend| frontend.address.map_or("*".to_owned(), |ip| ip.to_string());
         let outcome = |outcome: &Outcome| match outcome {
-            Outcome::Balance { endpoints, masquerade } => {
+            Outcome::Balance { endpoints, masquerade, .. } => {
                 let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
                 format!("{}{}", list.join(" "), if *masquerade { " masquerade" } else { "" })
             }

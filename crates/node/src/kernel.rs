@@ -67,12 +67,13 @@ impl Kernel {
         })
     }
 
-    /// Everything of our table of that family.
+    /// Everything of our table of that family that is ours to say: not the clients that packets remember.
     fn read(&mut self, family: Family) -> Result<Installed, KernelError> {
         let table = layout::table(family);
         let mut installed = Installed { table: self.socket.read_table(&table)?, elements: Vec::new() };
         let found = |name: &Name| installed.table.as_ref().is_some_and(|table| table.sets.contains_key(name));
-        let names: Vec<Name> = layout::sets(family).into_iter().map(|set| set.name).filter(found).collect();
+        let ours = layout::sets(family).into_iter().filter(|set| !set.is_dynamic());
+        let names: Vec<Name> = ours.map(|set| set.name).filter(found).collect();
         for name in names {
             let elements = self.socket.read_elements(&table, &name)?;
             installed.elements.extend(elements.into_iter().map(|element| (name.clone(), element)));

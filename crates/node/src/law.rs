@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fairway_model::{
-    Condition, Frontends, Network, NodeName, PortNumber, Protocol, Service, ServiceKey, TrafficPolicy,
+    Affinity, Condition, Frontends, Network, NodeName, PortNumber, Protocol, Service, ServiceKey,
+    TrafficPolicy,
 };
 use fairway_netfilter::{Command, Data, Element, Family, Name, Rule, Transaction};
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ use crate::ruleset::{Outcome, Ruleset};
 
 const SEQUENCES: u64 = 300;
 const STEPS: usize = 12;
+const STICKY: Affinity = Affinity::ClientIp { timeout_s: 10_800 };
 
 /// splitmix64: the same worlds in every run.
 struct Seed(u64);
@@ -58,6 +60,8 @@ fn random_service(seed: &mut Seed, name: &str) -> Service {
     port.port = PortNumber::new(80 + i64::from(seed.last())).unwrap();
     port.node_port = seed.one_in(2).then(|| PortNumber::new(30_000 + i64::from(seed.last())).unwrap());
     let ips = example::virtual_ips(&mut service);
+    ips.affinity =
+        [Affinity::None, Affinity::None, STICKY, Affinity::ClientIp { timeout_s: 60 }][seed.below(4)];
     ips.cluster_ips = vec![[10, 96, 0, seed.last()].into()];
     if seed.one_in(2) {
         ips.external_ips = vec![[10, 96, 0, seed.last()].into(), [192, 0, 2, seed.last()].into()];

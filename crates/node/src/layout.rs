@@ -11,10 +11,28 @@
 //! in every rule. One chain per endpoint *count* and kind, never per Service or endpoint: the endpoints are in one data map with
 //! (address, protocol, port, slot) as key, so that an endpoint change is one element. All of it stands in NAT chains, which see only the first packet
 //! of a connection: established traffic pays nothing. Rejecting there needs Linux 5.9.
+//!
+//! `sessionAffinity: ClientIP` has chains of its own, one per count, kind and time (`balance-3-sticky-10800`), and three maps per kind of frontend:
+//!
+//! ```text
+//! affinity            (frontend, client) ─► id        written by the packets themselves; an entry leaves T seconds after its last use
+//! affinity-slots      (frontend, slot)   ─► id
+//! affinity-endpoints  (frontend, id)     ─► endpoint
+//!
+//! 1  the client's id, its time begun anew, the endpoint of that id     ends without effect if client or endpoint is unknown
+//! 2  the entry deleted, the id of a random slot, an entry added, its endpoint
+//! 3  no room for an entry: the endpoint of a random slot
+//! ```
+//!
+//! An id is a hash of the endpoint's address ([`crate::affinity`]), so entries stay true over restarts and unrelated changes; and an endpoint that leaves
+//! takes its id out of `affinity-endpoints`, which moves its clients, and only them, in the same transaction. Rule 2 deletes first, because an entry's
+//! value cannot be changed. Between look-ups the id is the packet's *priority*: the masquerade mark, other programs' marks and routing by
+//! mark stay untouched. Forwarding sets the priority anew; only the first packet of a connection from the node itself leaves with it.
 
+use fairway_model::Affinity;
 use fairway_netfilter::{
     Base, Chain, ChainKind, Comment, DataType, Family, Field, Hook, Name, Protocol, Relation, Rule, Set,
-    SetKind, Statement, TableId, Verdict,
+    SetKind, Statement, TableId, Verdict, Write,
 };
 
 use crate::ruleset::{BalanceChain, BalanceKind, Keyed};
@@ -23,6 +41,8 @@ use crate::ruleset::{BalanceChain, BalanceKind, Keyed};
 pub const MASQUERADE_MARK: u32 = 0x4000;
 /// Slots of policy Local lists begin here, so that they share a map with the lists of policy Cluster.
 pub const LOCAL_SLOT: u32 = 0x8000_0000;
+/// Clients that are remembered for all frontends of a kind together; further ones are balanced without affinity. About 25 MiB of kernel memory when full.
+pub const CLIENTS_MAX: u32 = 1 << 18;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $constant:ident = $name:literal;)*) => {
@@ -45,6 +65,18 @@ names! {
     ENDPOINTS = "endpoints";
     /// (protocol, port, slot) to endpoint.
     NODE_PORT_ENDPOINTS = "node-port-endpoints";
+    /// (address, protocol, port, client) to the id of its endpoint.
+    AFFINITY = "affinity";
+    /// (address, protocol, port, slot) to the id of an endpoint.
+    AFFINITY_SLOTS = "affinity-slots";
+    /// (address, protocol, port, id) to endpoint.
+    AFFINITY_ENDPOINTS = "affinity-endpoints";
+    /// (protocol, port, client) to the id of its endpoint.
+    NODE_PORT_AFFINITY = "node-port-affinity";
+    /// (protocol, port, slot) to the id of an endpoint.
+    NODE_PORT_AFFINITY_SLOTS = "node-port-affinity-slots";
+    /// (protocol, port, id) to endpoint.
+    NODE_PORT_AFFINITY_ENDPOINTS = "node-port-affinity-endpoints";
     /// (address, protocol, port) of load-balancer frontends that are not for everyone.
     LIMITED_SERVICES = "limited-services";
     /// (address, protocol, port, source range) of who may use those.
@@ -101,14 +133,17 @@ fn destination(family: Family) -> Field {
 
 /// All sets and maps.
 pub fn sets(family: Family) -> Vec<Set> {
+    [balance_sets(family), affinity_sets(family), address_sets(family)].concat()
+}
+
+fn set(name: Name, key: &[DataType], kind: SetKind, comment: &str) -> Set {
+    Set { name, key: key.to_vec(), kind, comment: comment.into() }
+}
+
+/// Frontends and their endpoints.
+fn balance_sets(family: Family) -> Vec<Set> {
     use DataType::{Port, Protocol, Word};
     let address = address_type(family);
-    let set = |name, key: &[DataType], kind, comment: &str| Set {
-        name,
-        key: key.to_vec(),
-        kind,
-        comment: comment.into(),
-    };
     let endpoint = || SetKind::Map(vec![address, Port]);
     let verdict = || SetKind::VerdictMap;
     vec![
@@ -133,6 +168,41 @@ pub fn sets(family: Family) -> Vec<Set> {
         ),
         set(ENDPOINTS, &[address, Protocol, Port, Word], endpoint(), "frontend and slot to endpoint"),
         set(NODE_PORT_ENDPOINTS, &[Protocol, Port, Word], endpoint(), "node port and slot to endpoint"),
+    ]
+}
+
+/// Clients that stay with their endpoint.
+fn affinity_sets(family: Family) -> Vec<Set> {
+    use DataType::{Port, Priority, Protocol, Word};
+    let address = address_type(family);
+    let endpoint = || SetKind::Map(vec![address, Port]);
+    let id = || SetKind::Map(vec![Priority]);
+    let clients = || SetKind::Dynamic { data: vec![Priority], size: CLIENTS_MAX };
+    vec![
+        set(AFFINITY, &[address, Protocol, Port, address], clients(), "frontend and client to endpoint id"),
+        set(AFFINITY_SLOTS, &[address, Protocol, Port, Word], id(), "frontend and slot to endpoint id"),
+        set(
+            AFFINITY_ENDPOINTS,
+            &[address, Protocol, Port, Priority],
+            endpoint(),
+            "frontend and endpoint id to endpoint",
+        ),
+        set(NODE_PORT_AFFINITY, &[Protocol, Port, address], clients(), "node port and client to endpoint id"),
+        set(NODE_PORT_AFFINITY_SLOTS, &[Protocol, Port, Word], id(), "node port and slot to endpoint id"),
+        set(
+            NODE_PORT_AFFINITY_ENDPOINTS,
+            &[Protocol, Port, Priority],
+            endpoint(),
+            "node port and endpoint id to endpoint",
+        ),
+    ]
+}
+
+/// Who may, and what is whose.
+fn address_sets(family: Family) -> Vec<Set> {
+    use DataType::{Port, Protocol};
+    let address = address_type(family);
+    vec![
         set(
             LIMITED_SERVICES,
             &[address, Protocol, Port],
@@ -273,22 +343,85 @@ fn postrouting_rules(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// The rule of a chain that balances over `chain.size` slots.
+/// The maps of the chains for one kind of frontend.
+struct Maps {
+    endpoints: Name,
+    clients: Name,
+    slots: Name,
+    sticky_endpoints: Name,
+}
+
+/// The rules of a chain that balances over `chain.size` slots.
 pub fn balance_rules(family: Family, chain: BalanceChain) -> Vec<Rule> {
     let name = chain.name();
-    let (mut fields, map) = match chain.keyed {
-        Keyed::ByAddress => (frontend_key(family), ENDPOINTS),
-        Keyed::ByNodePort => (node_port_key(), NODE_PORT_ENDPOINTS),
+    let (key, maps) = match chain.keyed {
+        Keyed::ByAddress => (
+            frontend_key(family),
+            Maps {
+                endpoints: ENDPOINTS,
+                clients: AFFINITY,
+                slots: AFFINITY_SLOTS,
+                sticky_endpoints: AFFINITY_ENDPOINTS,
+            },
+        ),
+        Keyed::ByNodePort => (
+            node_port_key(),
+            Maps {
+                endpoints: NODE_PORT_ENDPOINTS,
+                clients: NODE_PORT_AFFINITY,
+                slots: NODE_PORT_AFFINITY_SLOTS,
+                sticky_endpoints: NODE_PORT_AFFINITY_ENDPOINTS,
+            },
+        ),
     };
     let offset = if chain.kind == BalanceKind::Local { LOCAL_SLOT } else { 0 };
-    fields.push(Field::Random { modulus: chain.size, offset });
-    let rewrite = Statement::DestinationNatFrom { family, fields, map };
-    match chain.kind {
-        BalanceKind::Plain | BalanceKind::Local => vec![Rule::new(&name, [rewrite])],
-        BalanceKind::Masquerade => {
-            vec![Rule::new(&name, [Statement::SetMark { bit: MASQUERADE_MARK }, rewrite])]
+    let slot = Field::Random { modulus: chain.size, offset };
+    let mark = (chain.kind == BalanceKind::Masquerade).then_some(Statement::SetMark { bit: MASQUERADE_MARK });
+    match chain.affinity {
+        Affinity::None => {
+            let rewrite =
+                Statement::DestinationNatFrom { family, fields: with(&key, slot), map: maps.endpoints };
+            vec![Rule::new(&name, mark.into_iter().chain([rewrite]))]
+        }
+        Affinity::ClientIp { timeout_s } => {
+            let mut rules: Vec<Rule> = mark.into_iter().map(|mark| Rule::new(&name, [mark])).collect();
+            rules.extend(sticky_rules(family, &name, &key, slot, maps, timeout_s));
+            rules
         }
     }
+}
+
+fn sticky_rules(
+    family: Family,
+    name: &Name,
+    key: &[Field],
+    slot: Field,
+    maps: Maps,
+    timeout_s: u32,
+) -> [Rule; 3] {
+    let client = || with(key, source(family));
+    let write = |write| Statement::WritePriority { write, fields: client(), map: maps.clients.clone() };
+    let known = Statement::SetPriorityFrom { fields: client(), map: maps.clients.clone() };
+    let choose = Statement::SetPriorityFrom { fields: with(key, slot), map: maps.slots };
+    let rewrite = Statement::DestinationNatFrom {
+        family,
+        fields: with(key, Field::Priority),
+        map: maps.sticky_endpoints,
+    };
+    [
+        Rule::new(name, [known, write(Write::Update { timeout_s }), rewrite.clone()])
+            .with_comment("a client stays with its endpoint"),
+        Rule::new(
+            name,
+            [write(Write::Delete), choose.clone(), write(Write::Add { timeout_s }), rewrite.clone()],
+        )
+        .with_comment("a new client, or one whose endpoint is gone"),
+        Rule::new(name, [choose, rewrite]).with_comment("no room to remember the client"),
+    ]
+}
+
+fn with(key: &[Field], field: Field) -> Vec<Field> {
+    [key, &[field]].concat()
 }
 
 fn frontend_key(family: Family) -> Vec<Field> {

@@ -16,6 +16,7 @@
 //! - [`world`]: snapshots of the watches → model, at the cost of the difference
 //! - [`kernel`]: the sockets; [`run`]: the loop
 
+mod affinity;
 mod agent;
 pub mod change;
 pub mod compile;

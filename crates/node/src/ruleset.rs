@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use fairway_model::{Frontend, Protocol};
+use fairway_model::{Affinity, Frontend, Protocol};
 use fairway_netfilter::{Comment, Data, Element, Family, Name, Verdict};
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
+use crate::affinity::endpoint_ids;
 use crate::layout;
 
 /// Everything that depends on Services, for one address family. Made of persistent maps: a changed copy costs the change, and so does comparing the two.
@@ -55,12 +56,14 @@ pub struct FrontendRules {
 /// What happens to a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes to one of these, at random.
+    /// It goes to one of these: at random, or where the client's last one went.
     Balance {
         /// At least one; the index is the slot in the kernel's map.
         endpoints: Vec<SocketAddr>,
         /// With the address of this node as source.
         masquerade: bool,
+        /// Whether clients stay with their endpoint.
+        affinity: Affinity,
     },
     /// The client is told at once.
     Reject,
@@ -97,10 +100,12 @@ pub struct BalanceChain {
     pub kind: BalanceKind,
     /// How many there are.
     pub size: u32,
+    /// Whether clients stay with their endpoint.
+    pub affinity: Affinity,
 }
 
 impl BalanceChain {
-    /// Its name: `balance-3`, `node-port-masquerade-2`.
+    /// Its name: `balance-3`, `node-port-masquerade-2`, `balance-3-sticky-10800`.
     pub fn name(self) -> Name {
         const NAMES: [[Name; 3]; 2] = [
             [Name::fixed("balance"), Name::fixed("masquerade"), Name::fixed("local")],
@@ -115,12 +120,17 @@ impl BalanceChain {
             Keyed::ByAddress => by_address,
             Keyed::ByNodePort => by_node_port,
         };
-        match self.kind {
+        const STICKY: Name = Name::fixed("sticky");
+        let name = match self.kind {
             BalanceKind::Plain => plain,
             BalanceKind::Masquerade => masquerade,
             BalanceKind::Local => local,
         }
-        .numbered(self.size)
+        .numbered(self.size);
+        match self.affinity {
+            Affinity::None => name,
+            Affinity::ClientIp { timeout_s } => name.joined(&STICKY.numbered(timeout_s)),
+        }
     }
 }
 
@@ -136,13 +146,14 @@ impl Outcome {
     /// The chain that balances, if any.
     fn chain(&self, keyed: Keyed, local: bool) -> Option<BalanceChain> {
         match self {
-            Self::Balance { endpoints, masquerade } => {
+            Self::Balance { endpoints, masquerade, affinity } => {
                 let kind = match (local, masquerade) {
                     (true, _) => BalanceKind::Local,
                     (false, true) => BalanceKind::Masquerade,
                     (false, false) => BalanceKind::Plain,
                 };
-                Some(BalanceChain { keyed, kind, size: u32::try_from(endpoints.len()).unwrap_or(u32::MAX) })
+                let size = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+                Some(BalanceChain { keyed, kind, size, affinity: *affinity })
             }
             Self::Reject | Self::Drop => None,
         }
@@ -183,11 +194,11 @@ impl FrontendRules {
 
     fn place(&self, frontend: &Frontend, outcome: &Outcome, local: bool, placed: &mut Vec<Placed>) {
         let keyed = keyed(frontend);
-        let (verdicts, endpoints) = match (keyed, local) {
-            (Keyed::ByAddress, false) => (layout::SERVICES, layout::ENDPOINTS),
-            (Keyed::ByAddress, true) => (layout::LOCAL_SERVICES, layout::ENDPOINTS),
-            (Keyed::ByNodePort, false) => (layout::NODE_PORTS, layout::NODE_PORT_ENDPOINTS),
-            (Keyed::ByNodePort, true) => (layout::LOCAL_NODE_PORTS, layout::NODE_PORT_ENDPOINTS),
+        let verdicts = match (keyed, local) {
+            (Keyed::ByAddress, false) => layout::SERVICES,
+            (Keyed::ByAddress, true) => layout::LOCAL_SERVICES,
+            (Keyed::ByNodePort, false) => layout::NODE_PORTS,
+            (Keyed::ByNodePort, true) => layout::LOCAL_NODE_PORTS,
         };
         let verdict = match (outcome.chain(keyed, local), outcome) {
             (Some(chain), _) => Verdict::Goto(chain.name()),
@@ -196,11 +207,42 @@ impl FrontendRules {
         };
         placed.push((verdicts, Element::verdict(key(frontend), verdict).with_comment(self.label.clone())));
         let first = if local { layout::LOCAL_SLOT } else { 0 };
-        for (slot, endpoint) in (first..).zip(outcome.endpoints()) {
-            let value = Data::new().address(endpoint.ip()).port(endpoint.port());
-            placed.push((endpoints.clone(), Element::entry(key(frontend).word(slot), value)));
+        match outcome {
+            Outcome::Balance { affinity: Affinity::ClientIp { .. }, endpoints, .. } => {
+                place_sticky(frontend, first, endpoints, placed)
+            }
+            _ => {
+                let endpoints = match keyed {
+                    Keyed::ByAddress => layout::ENDPOINTS,
+                    Keyed::ByNodePort => layout::NODE_PORT_ENDPOINTS,
+                };
+                for (slot, endpoint) in (first..).zip(outcome.endpoints()) {
+                    placed.push((
+                        endpoints.clone(),
+                        Element::entry(key(frontend).word(slot), target(endpoint)),
+                    ));
+                }
+            }
         }
     }
+}
+
+/// Slot to id and id to endpoint; `first` is in both.
+fn place_sticky(frontend: &Frontend, first: u32, endpoints: &[SocketAddr], placed: &mut Vec<Placed>) {
+    let (slots, sockets) = match keyed(frontend) {
+        Keyed::ByAddress => (layout::AFFINITY_SLOTS, layout::AFFINITY_ENDPOINTS),
+        Keyed::ByNodePort => (layout::NODE_PORT_AFFINITY_SLOTS, layout::NODE_PORT_AFFINITY_ENDPOINTS),
+    };
+    let ids = endpoint_ids(endpoints);
+    for (slot, endpoint) in (first..).zip(endpoints) {
+        let Some(id) = ids.get(endpoint).map(|id| id | first) else { continue };
+        placed.push((slots.clone(), Element::entry(key(frontend).word(slot), Data::new().word(id))));
+        placed.push((sockets.clone(), Element::entry(key(frontend).word(id), target(endpoint))));
+    }
+}
+
+fn target(endpoint: &SocketAddr) -> Data {
+    Data::new().address(endpoint.ip()).port(endpoint.port())
 }
 
 fn keyed(frontend: &Frontend) -> Keyed {

@@ -209,13 +209,7 @@ fn encode_chain(body: &mut Writer, chain: &Chain) {
 
 fn encode_set(body: &mut Writer, set: &Set, id: u32) {
     body.string(netlink::set::NAME, set.name.as_str());
-    let flags = match set.kind {
-        SetKind::Set => 0,
-        SetKind::Ranges => netlink::set_flag::INTERVAL,
-        SetKind::FieldRanges => netlink::set_flag::INTERVAL | netlink::set_flag::CONCATENATED,
-        SetKind::Map(_) | SetKind::VerdictMap => netlink::set_flag::MAP,
-    };
-    body.u32(netlink::set::FLAGS, flags);
+    body.u32(netlink::set::FLAGS, set_flags(&set.kind));
     body.u32(netlink::set::KEY_TYPE, concatenated_type(&set.key));
     body.u32(netlink::set::KEY_LEN, concatenated_len(&set.key));
     match &set.kind {
@@ -231,6 +225,13 @@ fn encode_set(body: &mut Writer, set: &Set, id: u32) {
         SetKind::Map(data) => {
             body.u32(netlink::set::DATA_TYPE, data_type(&set.kind));
             body.u32(netlink::set::DATA_LEN, concatenated_len(data));
+        }
+        SetKind::Dynamic { data, size } => {
+            body.u32(netlink::set::DATA_TYPE, data_type(&set.kind));
+            body.u32(netlink::set::DATA_LEN, concatenated_len(data));
+            body.nested(netlink::set::DESCRIPTION, |description| {
+                description.u32(netlink::set_description::SIZE, *size);
+            });
         }
         SetKind::VerdictMap => {
             body.u32(netlink::set::DATA_TYPE, data_type(&set.kind));
@@ -260,11 +261,23 @@ pub(crate) fn concatenated_type(fields: &[DataType]) -> u32 {
     fields.iter().fold(0, |number, field| number << 6 | field.number())
 }
 
+/// What kind of set it is, in the kernel's bits.
+pub(crate) fn set_flags(kind: &SetKind) -> u32 {
+    use netlink::set_flag::{CONCATENATED, EVAL, INTERVAL, MAP, TIMEOUT};
+    match kind {
+        SetKind::Set => 0,
+        SetKind::Ranges => INTERVAL,
+        SetKind::FieldRanges => INTERVAL | CONCATENATED,
+        SetKind::Map(_) | SetKind::VerdictMap => MAP,
+        SetKind::Dynamic { .. } => MAP | TIMEOUT | EVAL,
+    }
+}
+
 /// The number of the data type of a map, 0 for a set.
 pub(crate) fn data_type(kind: &SetKind) -> u32 {
     match kind {
         SetKind::Set | SetKind::Ranges | SetKind::FieldRanges => 0,
-        SetKind::Map(data) => concatenated_type(data),
+        SetKind::Map(data) | SetKind::Dynamic { data, .. } => concatenated_type(data),
         SetKind::VerdictMap => netlink::DATA_TYPE_VERDICT,
     }
 }
@@ -306,13 +319,13 @@ fn set_userdata(set: &Set) -> Vec<u8> {
     const DATA_BYTE_ORDER: u8 = 1;
     const COMMENT: u8 = 7;
     let order = |fields: &[DataType]| match fields {
-        [DataType::Word] => 1u32,
+        [DataType::Word | DataType::Priority] => 1u32,
         [_] => 2,
         _ => 0,
     };
     let mut userdata = Vec::new();
     put_userdata(&mut userdata, KEY_BYTE_ORDER, &order(&set.key).to_ne_bytes());
-    if let SetKind::Map(data) = &set.kind {
+    if let SetKind::Map(data) | SetKind::Dynamic { data, .. } = &set.kind {
         put_userdata(&mut userdata, DATA_BYTE_ORDER, &order(data).to_ne_bytes());
     }
     put_comment(&mut userdata, COMMENT, &set.comment);

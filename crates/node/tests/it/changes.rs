@@ -21,14 +21,14 @@ fn service_address() -> SocketAddr {
     "10.96.0.1:80".parse().unwrap()
 }
 
-fn served_by(outcome: &Outcome) -> &str {
+pub(crate) fn served_by(outcome: &Outcome) -> &str {
     match outcome {
         Outcome::Served { by, .. } => by,
         other => panic!("not served: {other:?}"),
     }
 }
 
-fn nft(machine: &Machine, command: &str) -> String {
+pub(crate) fn nft(machine: &Machine, command: &str) -> String {
     let mut nft = Command::new("nft");
     nft.arg(command);
     machine.netns.enter_on_spawn(&mut nft);
@@ -108,7 +108,7 @@ fn no_connection_fails_while_endpoints_change_or_the_agent_is_replaced() {
 }
 
 /// An agent that knows nothing finds everything as it should be, or at least brings it there.
-fn restart(lab: &Lab, network: &fairway_model::Network) {
+pub(crate) fn restart(lab: &Lab, network: &fairway_model::Network) {
     let mut kernel = Kernel::open(&lab.nodes["a"].netns).unwrap();
     kernel.repair(&[compiled(network, "a", lab.installed("a"))]).unwrap();
 }
@@ -223,7 +223,11 @@ fn the_whole_table_reads_well() {
     let mut ips = cluster_ip(1);
     ips.load_balancer = vec![ip("10.200.0.130")];
     ips.source_ranges = vec![net("10.200.0.0/24"), net("198.51.100.7/32")];
-    lab.program(&with([service(1, &[("a2", READY), ("b1", READY)], ips), service(2, &[], cluster_ip(2))]));
+    let mut sticky = cluster_ip(3);
+    sticky.affinity = fairway_model::Affinity::ClientIp { timeout_s: 10_800 };
+    sticky.external_policy = fairway_model::TrafficPolicy::Local;
+    let pods = [("a2", READY), ("b1", READY)];
+    lab.program(&with([service(1, &pods, ips), service(2, &[], cluster_ip(2)), service(3, &pods, sticky)]));
     let listed = nft(&lab.nodes["a"], "list table ip fairway");
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/table.nft");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

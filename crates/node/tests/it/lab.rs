@@ -89,7 +89,12 @@ impl Machine {
 
     /// Serves until the test ends.
     fn serve(&self, name: &'static str) {
-        let address = SocketAddr::new(self.address, POD_PORT);
+        self.serve_at(name, self.address);
+    }
+
+    /// Serves at one of its addresses until the test ends.
+    pub(crate) fn serve_at(&self, name: &'static str, address: IpAddr) {
+        let address = SocketAddr::new(address, POD_PORT);
         let (tcp, udp) =
             self.netns.run(|| Ok((TcpListener::bind(address)?, UdpSocket::bind(address)?))).unwrap();
         std::thread::spawn(move || {
@@ -213,6 +218,13 @@ impl Lab {
             let new = kernel.answer_for(&announced, &[net(POOL)]).unwrap();
             kernel.announce(&new, "eth0").unwrap();
             *installed = compiled;
+        }
+    }
+
+    /// Restores what the kernels were told.
+    pub(crate) fn repair(&mut self) {
+        for (kernel, installed) in self.kernels.values_mut() {
+            kernel.repair(std::slice::from_ref(installed)).unwrap();
         }
     }
 

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod affinity;
 mod agent;
 mod changes;
 mod decisions;
