@@ -88,6 +88,8 @@ pub(super) struct Worker {
     status: PodStatus,
     statuses: watch::Sender<Option<Arc<PodStatus>>>,
     writer: tokio::task::JoinHandle<()>,
+    /// The last status that the API server has.
+    written: watch::Receiver<Option<Arc<PodStatus>>>,
     views: watch::Sender<BTreeMap<String, ContainerView>>,
     objects: watch::Sender<Arc<Pod>>,
     events: mpsc::Sender<Event>,
@@ -122,7 +124,9 @@ impl Worker {
         let paths = context.paths(&id);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (statuses, receiver) = watch::channel(None);
-        let writer = tokio::spawn(publishing::write_statuses(context.cluster.clone(), id.clone(), receiver));
+        let (write, written) = watch::channel(pod.status.clone().map(Arc::new));
+        let writing = publishing::write_statuses(context.cluster.clone(), id.clone(), receiver, write);
+        let writer = tokio::spawn(writing);
         let status = pod.status.clone().unwrap_or_default();
         let observed = recalling::observe(&pod);
         let (views, containers) = watch::channel(BTreeMap::new());
@@ -139,6 +143,7 @@ impl Worker {
             status,
             statuses,
             writer,
+            written,
             views,
             objects,
             events,

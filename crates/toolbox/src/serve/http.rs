@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use super::State;
 use super::behaviour::{self, Action, Behaviour};
@@ -28,6 +29,8 @@ const DESCRIBED_BYTES_MAX: usize = 64 << 10;
 const PIECE_BYTES: usize = 16 << 10;
 /// A client that sends no complete header for so long is let go.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a stop leaves a connection for its first request.
+const FIRST_REQUEST_WAIT: Duration = Duration::from_millis(300);
 
 /// Any answer's body.
 pub(super) type Body = UnsyncBoxBody<Bytes, BodyError>;
@@ -63,7 +66,10 @@ where
     builder.http2().timer(TokioTimer::new());
     let finish = state.finish.clone();
     let facts = Arc::new(connection);
+    let asked = CancellationToken::new();
+    let asking = asked.clone();
     let service = service_fn(move |request| {
+        asking.cancel();
         let (facts, state) = (facts.clone(), state.clone());
         async move { Ok::<_, Infallible>(answer(request, &facts, &state).await) }
     });
@@ -72,6 +78,15 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = finish.cancelled() => None,
+    };
+    let ended = match ended {
+        // It was accepted, so its first request is on the way and gets an answer.
+        None if !asked.is_cancelled() => tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = asked.cancelled() => None,
+            () = tokio::time::sleep(FIRST_REQUEST_WAIT) => None,
+        },
+        ended => ended,
     };
     if ended.is_none() {
         connection.as_mut().graceful_shutdown();

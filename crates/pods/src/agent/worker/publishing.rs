@@ -103,6 +103,7 @@ pub(super) async fn write_statuses(
     cluster: Arc<dyn Cluster>,
     id: PodId,
     mut statuses: watch::Receiver<Option<Arc<PodStatus>>>,
+    written: watch::Sender<Option<Arc<PodStatus>>>,
 ) {
     while statuses.changed().await.is_ok() {
         let mut wait = WRITE_RETRY.0;
@@ -110,7 +111,10 @@ pub(super) async fn write_statuses(
             let status = statuses.borrow_and_update().clone();
             let Some(status) = status else { break };
             match cluster.write_status(&id, &status).await {
-                Ok(()) | Err(ClusterError::Gone) => break,
+                Ok(()) | Err(ClusterError::Gone) => {
+                    written.send_replace(Some(status));
+                    break;
+                }
                 Err(ClusterError::Failed(error)) => {
                     tracing::debug!(pod = %id, error, "a status could not be written; trying again");
                     tokio::time::sleep(wait).await;
@@ -119,4 +123,10 @@ pub(super) async fn write_statuses(
             }
         }
     }
+}
+
+/// Whether a status makes the pod an endpoint of its Services.
+pub(super) fn is_ready(status: &PodStatus) -> bool {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -1,12 +1,15 @@
 //! Going down: hooks, signals, and the pod's surroundings.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodStatus;
 use nix::sys::signal::Signal;
 
 use super::super::hooks::run_hook;
 use super::super::setup;
+use super::publishing::is_ready;
 use super::{Event, Worker};
 use crate::lifecycle::{Sandbox, State, StopReason};
 use crate::protocol::Request;
@@ -15,9 +18,12 @@ use crate::sandbox;
 /// What SIGKILL waits for at least after a preStop hook took all of the grace, as kubelet grants it.
 const GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
 
-/// A pod whose containers have ended keeps its network for so long: until every node has taken its address out of the rules, the
-/// kernel answers there for it with a reset, at once, where a missing route would leave clients waiting.
+/// A pod whose containers have ended keeps its network for so long after the API server was told: until every node has taken its
+/// address out of the rules, the kernel answers there for it with a reset, at once, where a missing route would leave clients waiting.
 const NETWORK_LINGER: Duration = Duration::from_millis(500);
+
+/// The network does not wait longer than this for an API server that does not answer.
+const TOLD_WAIT: Duration = Duration::from_secs(2);
 
 impl Worker {
     pub(super) fn stop_container(&mut self, name: &str, grace: SignedDuration, reason: &StopReason) {
@@ -86,7 +92,12 @@ impl Worker {
         self.probes.clear();
         let (context, id, net, ip, events) =
             (self.context.clone(), self.id.clone(), self.net.clone(), self.ip, self.events.clone());
+        let (mut written, gone) = (self.written.clone(), self.observed.gone);
         self.tasks.spawn(async move {
+            if !gone {
+                let unready = |status: &Option<Arc<PodStatus>>| !status.as_deref().is_some_and(is_ready);
+                let _ = tokio::time::timeout(TOLD_WAIT, written.wait_for(unready)).await;
+            }
             tokio::time::sleep(NETWORK_LINGER).await;
             setup::tear_down(&context, &id, net, ip).await;
             let _ = events.send(Event::Down).await;
