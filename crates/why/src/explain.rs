@@ -319,6 +319,7 @@ impl<'w> Way<'w> {
                         source_seen(&world.network, ips, kind, asker.source, endpoint)
                     };
                     lines.extend(source_lines(asker, &endpoints, seen));
+                    lines.extend(phrase::affinity(ips.affinity));
                 }
                 self.cross(asker, &endpoints);
                 let is_gateway =

@@ -4,7 +4,7 @@ use fairway_dns::zone;
 use fairway_model::connect::Masquerade;
 use fairway_model::http::{self, HostLost, RouteLost};
 use fairway_model::select::{self, HintsIgnored};
-use fairway_model::{Condition, FrontendKind, LeftOut, PortEndpoint, Refusal, connect};
+use fairway_model::{Affinity, Condition, FrontendKind, LeftOut, PortEndpoint, Refusal, connect};
 
 use crate::explain::{Line, Mark};
 
@@ -35,6 +35,19 @@ pub(crate) fn masquerade(why: Masquerade) -> &'static str {
             "the source is outside the pod ranges, so replies have to come back through the node"
         }
         Masquerade::Hairpin => "the endpoint is the client itself",
+    }
+}
+
+/// What decides among the endpoints that serve.
+pub(crate) fn affinity(affinity: Affinity) -> Option<Line> {
+    match affinity {
+        Affinity::None => None,
+        Affinity::ClientIp { timeout_s } => Some(line(
+            Mark::Note,
+            format!(
+                "sessionAffinity is ClientIP: this client stays with the endpoint of its last connection, if that is less than {timeout_s} s ago and the endpoint still serves"
+            ),
+        )),
     }
 }
 

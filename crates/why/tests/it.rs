@@ -56,7 +56,11 @@ fn world() -> World {
                 "fairway-gateway",
                 json!({"type": "LoadBalancer", "clusterIP": "10.96.0.30", "lb": "10.200.0.128", "ports": port(80)}),
             ),
-            service("shop", "web", json!({"clusterIP": "10.96.0.20", "ports": port(80)})),
+            service(
+                "shop",
+                "web",
+                json!({"clusterIP": "10.96.0.20", "ports": port(80), "sessionAffinity": "ClientIP"}),
+            ),
             service("shop", "cart", json!({"clusterIP": "10.96.0.21", "ports": port(80)})),
             service(
                 "shop",
@@ -133,6 +137,7 @@ fn a_pod_asks_a_service_by_name() {
         "+ 10.244.1.5:8080 (pod web-1 on n1)",
         "- 10.244.2.5:8080 (pod web-2 on n2): not ready",
         "the endpoint sees 10.244.2.5, the client itself",
+        "sessionAffinity is ClientIP: this client stays with the endpoint of its last connection, if that is less than 10800 s ago",
         "10.244.1.5 is on n1, reached through 10.200.0.2",
         "Reaches: Service shop/web port 80: pod web-1 at 10.244.1.5:8080",
     ] {
