@@ -5,8 +5,8 @@
 //! | stage | where |
 //! |---|---|
 //! | decode, or patch and normalize | `rest::create`, `rest::update` |
-//! | what the server decides about the request | `objects::strategy` |
-//! | [`mutate`]: built-in admission, defaults, webhooks | here |
+//! | what the server decides about the request, defaults | `objects::strategy`, `objects::defaults` |
+//! | [`mutate`]: built-in admission, webhooks | here |
 //! | validation of the schema | `objects::validate` |
 //! | [`validate`]: policies, webhooks | here |
 //! | [`reserve`]: what other writes could take away meanwhile | here, in the transaction |
@@ -26,7 +26,6 @@ mod webhook;
 
 use std::sync::Arc;
 
-use fairway_objects::defaults;
 use fairway_objects::document::Document;
 use fairway_objects::registry::{BuiltinKind, ObjectType, Registry, Resource};
 use fairway_objects::status::{Qualified, Status};
@@ -152,7 +151,8 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Completes an object: built-in admission, defaults, mutating webhooks. `old` is what it replaces.
+/// Completes an object that has its defaults: built-in admission, mutating webhooks; both give what they add its defaults. `old` is what it
+/// replaces.
 pub(crate) async fn mutate(
     api: &Arc<Api>,
     attributes: &Attributes<'_>,
@@ -165,7 +165,6 @@ pub(crate) async fn mutate(
         builtin::create(api, resource, object, rand::random())?;
     }
     if attributes.is_write_of_object() {
-        defaults::apply(resource, object);
         warnings = builtin::warnings(resource);
     }
     let state = api.store.state();

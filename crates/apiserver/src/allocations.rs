@@ -116,7 +116,7 @@ fn ip_address(address: &str, service: &Key, now_ms: u64) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
         "metadata": {
-            "name": address, "uid": uuid::Uuid::new_v4().to_string(),
+            "name": address, "uid": crate::random_uid().to_string(),
             "creationTimestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": family,

@@ -128,7 +128,7 @@ impl Api {
         let (collection, key) =
             (Collection::new(group, plural), Key::new(namespace, document::name(&object)));
         let now = Timestamp::from_millisecond(i64::try_from(txn.now_ms()).unwrap_or(0)).unwrap_or_default();
-        let uid = uuid::Uuid::new_v4().to_string();
+        let uid = crate::random_uid().to_string();
         let creation = Creation { namespace, uid: &uid, now, random: 0 };
         let current = txn.state().object(&collection, &key).cloned();
         strategy::prepare_for_create(resource, &mut object, &creation);

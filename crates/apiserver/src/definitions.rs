@@ -83,7 +83,7 @@ impl Api {
 fn make(txn: &mut Txn, mut value: Value) -> Result<(), Status> {
     let resource = Registry::builtin().resource(definition::GROUP, "v1", definition::PLURAL);
     let Some(resource) = resource else { return Ok(()) };
-    let uid = uuid::Uuid::new_v4().to_string();
+    let uid = crate::random_uid().to_string();
     let creation = Creation { namespace: "", uid: &uid, now: now(txn), random: 0 };
     strategy::prepare_for_create(resource, &mut value, &creation);
     defaults::apply(resource, &mut value);

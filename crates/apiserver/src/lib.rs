@@ -212,3 +212,8 @@ impl Server {
         self.api.store.close().await;
     }
 }
+
+/// A name for something new that nothing else has. From the generator of the thread: asking the system each time is two calls a request.
+pub(crate) fn random_uid() -> uuid::Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
+}

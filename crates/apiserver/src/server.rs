@@ -81,7 +81,8 @@ impl Handle for Front {
             Ok(response) => response,
             Err(status) => rest::answer::status(accept.as_ref(), &status),
         };
-        if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+        let mut id = uuid::Uuid::encode_buffer();
+        if let Ok(id) = HeaderValue::from_str(crate::random_uid().hyphenated().encode_lower(&mut id)) {
             response.headers_mut().insert("audit-id", id);
         }
         api.metrics.answered(verb, &resource, response.status().as_u16(), started.elapsed());

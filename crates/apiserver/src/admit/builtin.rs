@@ -1,5 +1,6 @@
 //! Built-in admission: the plugins that every server has on.
 
+use fairway_objects::defaults;
 use fairway_objects::document::{self, Document};
 use fairway_objects::registry::{BuiltinKind, Resource};
 use fairway_objects::status::{Qualified, Status};
@@ -22,7 +23,12 @@ pub(super) fn create(api: &Api, resource: &Resource, object: &mut Value, random:
     match resource.builtin {
         Some(BuiltinKind::Pod) => {
             let namespace = document::namespace(object).to_owned();
-            limits::complete(object, &ranges_of(state, &namespace));
+            let ranges = ranges_of(state, &namespace);
+            if !ranges.is_empty() {
+                limits::complete(object, &ranges);
+                // A limit is a request too.
+                defaults::apply(resource, object);
+            }
             service_account(object, state, random)?;
             tolerations(object);
             priority(object, state)

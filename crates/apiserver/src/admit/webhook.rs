@@ -105,7 +105,7 @@ impl Webhook {
             return Err(Status::bad_request(why));
         }
         let started = Instant::now();
-        let uid = uuid::Uuid::new_v4().to_string();
+        let uid = crate::random_uid().to_string();
         let asked = review::request(request.attributes, version, &uid, object, request.old);
         let question = review::question(&asked);
         let limit = Duration::from_secs(self.timeout_seconds);

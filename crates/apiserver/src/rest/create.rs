@@ -84,7 +84,7 @@ impl Call<'_> {
         options: WriteOptions,
         owners: Owners,
     ) -> Result<(Arc<Object>, Vec<String>), Status> {
-        let uid = uuid::Uuid::new_v4().to_string();
+        let uid = crate::random_uid().to_string();
         let creation = Creation {
             namespace: if self.resource.is_namespaced() { &self.target.namespace } else { "" },
             uid: &uid,
@@ -159,7 +159,7 @@ impl crate::server::Api {
             if txn.state().object(&collection, &key).is_some() {
                 continue;
             }
-            let uid = uuid::Uuid::new_v4().to_string();
+            let uid = crate::random_uid().to_string();
             let creation = Creation { namespace, uid: &uid, now, random: 0 };
             strategy::prepare_for_create(resource, &mut object, &creation);
             defaults::apply(resource, &mut object);

@@ -1,7 +1,9 @@
 //! What is stored, and under which name.
 
 use std::borrow::{Borrow, Cow};
+use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -124,31 +126,9 @@ impl Object {
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
         }
-        let mut line = Vec::with_capacity(2048);
-        if let Some(event) = event {
-            line.extend_from_slice(line_start(event.as_str()).as_bytes());
-        }
-        let json_at = line.len();
-        line.extend_from_slice(prefix(&value).as_bytes());
-        let members_at = line.len() - json_at;
-        let members = value.as_object().into_iter().flatten();
-        for (name, member) in members.filter(|(name, _)| *name != "apiVersion" && *name != "kind") {
-            // Writing a document to memory does not fail.
-            let _ = serde_json::to_writer(&mut line, name);
-            line.push(b':');
-            let _ = serde_json::to_writer(&mut line, member);
-            line.push(b',');
-        }
-        line.pop();
-        line.push(b'}');
-        let json_end = line.len();
-        if event.is_some() {
-            line.extend_from_slice(LINE_END);
-        }
-        line.shrink_to_fit();
-        let line = Bytes::from(line);
+        let (line, json, members_at) = SCRATCH.with_borrow_mut(|line| write_line(line, &value, event));
         Self {
-            json: line.slice(json_at..json_end),
+            json: line.slice(json),
             line,
             members_at: u32::try_from(members_at).unwrap_or(1),
             revision,
@@ -275,6 +255,48 @@ impl Object {
     pub fn metadata(&self, field: &str) -> &str {
         self.value().get("metadata").and_then(|m| m.get(field)).and_then(Value::as_str).unwrap_or_default()
     }
+}
+
+thread_local! {
+    /// Where texts are written before their length is known.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+/// No longer text leaves its room behind.
+const SCRATCH_BYTES_MAX: usize = 1 << 20;
+
+/// The line of an event, or the document alone, in exactly the memory it takes; where in it the document is, and where in that the members
+/// after `apiVersion` and `kind` begin.
+fn write_line(
+    scratch: &mut Vec<u8>,
+    value: &Value,
+    event: Option<EventType>,
+) -> (Bytes, Range<usize>, usize) {
+    scratch.clear();
+    if let Some(event) = event {
+        scratch.extend_from_slice(line_start(event.as_str()).as_bytes());
+    }
+    let json_at = scratch.len();
+    scratch.extend_from_slice(prefix(value).as_bytes());
+    let members_at = scratch.len() - json_at;
+    let members = value.as_object().into_iter().flatten();
+    for (name, member) in members.filter(|(name, _)| *name != "apiVersion" && *name != "kind") {
+        // Writing a document to memory does not fail.
+        let _ = serde_json::to_writer(&mut *scratch, name);
+        scratch.push(b':');
+        let _ = serde_json::to_writer(&mut *scratch, member);
+        scratch.push(b',');
+    }
+    scratch.pop();
+    scratch.push(b'}');
+    let json = json_at..scratch.len();
+    if event.is_some() {
+        scratch.extend_from_slice(LINE_END);
+    }
+    let line = Bytes::copy_from_slice(scratch);
+    if scratch.capacity() > SCRATCH_BYTES_MAX {
+        *scratch = Vec::new();
+    }
+    (line, json, members_at)
 }
 
 /// What stands before the document in the line of an event.
