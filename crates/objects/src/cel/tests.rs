@@ -230,7 +230,7 @@ fn a_small_expression_makes_no_large_value_for_nothing() {
     for source in cases {
         let program = Program::compile(&source, &[("self", Type::of(&node))]).unwrap();
         let value = program
-            .evaluate(&[("self", Value::json(&this, Some(&node)))], &mut Budget::new(CALL_COST_MAX))
+            .evaluate(&[("self", Value::json(&this, Some(&node)))], &mut Budget::new(CALL_COST_MAX / 10))
             .map(|value| value.type_name());
         assert_eq!(value, Err(EvalError::TooExpensive), "{source}");
     }

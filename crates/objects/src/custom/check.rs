@@ -348,7 +348,7 @@ mod tests {
     use super::super::{rules, structural};
     use super::*;
 
-    /// As many items as fit into a request: comparing each with each would take minutes.
+    /// Comparing each with each would take minutes.
     #[test]
     fn a_long_list_is_compared_with_the_old_one_by_its_keys() {
         let schema = json!({"type": "object", "properties": {"list": {
@@ -362,12 +362,12 @@ mod tests {
         let mut errors = Vec::new();
         let node = structural::parse(&schema, &Path::new("schema"), &mut errors);
         assert_eq!(errors, []);
-        let mut items: Vec<Value> = (0..100_000).map(|name| json!({"name": name, "size": 5})).collect();
-        items.push(json!({"name": 100_000, "size": 9}));
+        let mut items: Vec<Value> = (0..20_000).map(|name| json!({"name": name, "size": 5})).collect();
+        items.push(json!({"name": 20_000, "size": 9}));
         let old = json!({"list": items});
         items.reverse();
         items.push(json!({"name": 0, "size": 4}));
-        items.push(json!({"name": 100_001, "size": 6}));
+        items.push(json!({"name": 20_001, "size": 6}));
         let new = json!({"list": items});
 
         let mut errors = value(&node, &new, Some(&old), &Path::ROOT);
@@ -375,9 +375,9 @@ mod tests {
         errors.extend(rules::check(&node, &new, Some(&old)));
         let errors: Vec<String> = errors.iter().map(FieldError::to_string).collect();
         let want = [
-            "list[100002].size: Invalid value: 6: list[100002].size in body should be less than or equal to 5",
-            "list[100001]: Duplicate value: {\"name\":0}",
-            "list[100001]: Invalid value: failed rule: self.size >= oldSelf.size",
+            "list[20002].size: Invalid value: 6: list[20002].size in body should be less than or equal to 5",
+            "list[20001]: Duplicate value: {\"name\":0}",
+            "list[20001]: Invalid value: failed rule: self.size >= oldSelf.size",
         ];
         assert_eq!(errors, want);
     }
