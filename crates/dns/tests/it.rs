@@ -31,7 +31,9 @@ impl Server {
     fn start(zone: Zone, upstreams: Vec<SocketAddr>) -> Self {
         let serving =
             Arc::new(Serving::new(zone, Forwarder::on_any_address(upstreams), &mut Registry::default()));
-        let sockets = Sockets::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        // The port that UDP gets may be another test's TCP port.
+        let bind = |_| Sockets::bind(([127, 0, 0, 1], 0).into()).ok();
+        let sockets = (0..50).find_map(bind).expect("a port that is free for UDP and TCP");
         let address = sockets.local_address().unwrap();
         let (trigger, shutdown) = channel();
         let for_thread = serving.clone();
