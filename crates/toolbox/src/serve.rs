@@ -81,6 +81,8 @@ struct State {
     draining: AtomicBool,
     exit: mpsc::Sender<u8>,
     slots: Arc<Semaphore>,
+    /// Says that nothing more is waited for: what the kernel has accepted is taken, then listeners close.
+    closing: CancellationToken,
     /// Says that connections should end when what is under way is done.
     finish: CancellationToken,
     /// The connections that a stop waits for.
@@ -110,6 +112,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<ExitCode, ServeError> {
         draining: AtomicBool::new(false),
         exit,
         slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        closing: CancellationToken::new(),
         finish: CancellationToken::new(),
         connections: TaskTracker::new(),
     });
@@ -126,7 +129,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<ExitCode, ServeError> {
         if code.is_none() {
             tokio::time::sleep(settings.drain).await;
         }
-        listeners.shutdown().await;
+        state.closing.cancel();
+        while listeners.join_next().await.is_some() {}
         state.finish.cancel();
         state.connections.close();
         tokio::time::timeout(settings.grace, state.connections.wait()).await
@@ -167,7 +171,10 @@ async fn listen(settings: &Settings, state: &Arc<State>) -> Result<JoinSet<()>, 
         listeners.spawn(accept(listener, protocol, state.clone()));
     }
     for socket in datagrams {
-        listeners.spawn(raw::answer_datagrams(socket, state.clone()));
+        let (state, closing) = (state.clone(), state.closing.clone());
+        listeners.spawn(async move {
+            closing.run_until_cancelled(raw::answer_datagrams(socket, state)).await;
+        });
     }
     Ok(listeners)
 }
@@ -190,18 +197,32 @@ async fn bind_udp(address: Option<IpAddr>, port: u16) -> Result<UdpSocket, Serve
 }
 
 async fn accept(listener: TcpListener, protocol: Protocol, state: Arc<State>) {
-    loop {
-        let Ok(slot) = state.slots.clone().acquire_owned().await else { return };
-        let Ok((stream, client)) = listener.accept().await else {
-            // Out of descriptors, mostly: leave time for connections to end.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
+    let serve = |stream, client, slot| {
         let (protocol, state) = (protocol.clone(), state.clone());
         state.connections.clone().spawn(async move {
             serve_connection(stream, client, protocol, state).await;
             drop(slot);
         });
+    };
+    let accepting = async {
+        loop {
+            let Ok(slot) = state.slots.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, client)) => serve(stream, client, Some(slot)),
+                // Out of descriptors, mostly: leave time for connections to end.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    state.closing.run_until_cancelled(accepting).await;
+    // What the kernel has accepted meanwhile has an open connection: closing the listener would reset it.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, client)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            serve(stream, client, state.slots.clone().try_acquire_owned().ok());
+        }
     }
 }
 
